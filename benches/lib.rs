@@ -1,0 +1,1 @@
+//! Benchmarks of pgring: see `hot_path.rs`.

@@ -1,0 +1,210 @@
+//! The checked configuration: what a `pgring.toml` means, with every value in range.
+//!
+//! The way from the file to these types is [`parse`]: text, then a mirror of the file in which
+//! everything is optional, then [`Config`]. A snapshot of it is immutable and counted; lanes get
+//! a new one at reload.
+
+use crate::action::Address;
+use crate::time::Duration;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Everything the operator has said.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Lanes, one thread each; 0 means one for each core of the machine.
+    pub workers: usize,
+    /// `host:port` to listen on.
+    pub listen: Vec<String>,
+    /// Where the Unix socket `.s.PGSQL.<port>` goes; its port is that of the first `listen`.
+    pub unix_socket_dir: Option<PathBuf>,
+    /// `host:port` of `/metrics`, `/livez` and `/readyz`; none if absent.
+    pub http: Option<String>,
+    /// Users allowed every console command.
+    pub admin_users: Vec<String>,
+    /// Users allowed the console's SHOW commands.
+    pub stats_users: Vec<String>,
+    /// How clients prove who they are.
+    pub auth: Auth,
+    /// Limits of the whole process.
+    pub limits: Limits,
+    /// What databases without settings of their own use.
+    pub pool: PoolSettings,
+    /// The clusters, in the order of the file.
+    pub clusters: Vec<Arc<Cluster>>,
+    /// The databases, in the order of the file; `*` stands for any other name.
+    pub databases: Vec<Arc<Database>>,
+    /// The users file, read.
+    pub users: Users,
+}
+
+/// How clients prove who they are.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Auth {
+    /// The method.
+    pub method: AuthMethod,
+    /// `PgBouncer`'s `userlist.txt` format.
+    pub users_file: Option<PathBuf>,
+    /// From accept to the end of login.
+    pub login_timeout: Duration,
+}
+
+/// An authentication method of `PostgreSQL`'s chapter 21.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum AuthMethod {
+    /// Whoever says so.
+    Trust,
+    /// The password in clear.
+    Password,
+    /// A hash of the password that MD5 no longer protects: only on request.
+    Md5,
+    /// RFC 5802 and 7677.
+    ScramSha256,
+}
+
+/// Limits of the whole process.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Limits {
+    /// Clients over all lanes (`PgBouncer`: `max_client_conn`).
+    pub clients_max: usize,
+    /// Query and Parse texts longer than this are not looked into or kept, in bytes.
+    pub statement_bytes_max: usize,
+    /// Receive buffers per lane (8 KiB each).
+    pub buffers: u16,
+}
+
+/// The settings of a pool. Durations of zero switch the limit off.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct PoolSettings {
+    /// When a server goes back.
+    pub mode: PoolMode,
+    /// Servers of one pool over all cores (`default_pool_size`).
+    pub size: usize,
+    /// Servers kept open once a client has come (`min_pool_size`).
+    pub size_min: usize,
+    /// Additional servers when a client waited `reserve_timeout` (`reserve_pool_size`).
+    pub reserve_size: usize,
+    /// See `reserve_size`.
+    pub reserve_timeout: Duration,
+    /// Clients that may wait in one pool on one lane; the next one is refused at once.
+    pub waiting_max: usize,
+    /// Clients of one database over all lanes (`max_db_client_connections`); 0: no limit.
+    pub database_clients_max: usize,
+    /// Clients of one user over all lanes (`max_user_client_connections`); 0: no limit.
+    pub user_clients_max: usize,
+    /// Servers of one database over all users (`max_db_connections`); 0: no limit.
+    pub database_servers_max: usize,
+    /// Servers of one user over all databases (`max_user_connections`); 0: no limit.
+    pub user_servers_max: usize,
+    /// How long a client waits for a server.
+    pub query_wait_timeout: Duration,
+    /// A server older than this (+- 10 %) is closed when it is free.
+    pub server_lifetime: Duration,
+    /// A server idle for this long is closed.
+    pub server_idle_timeout: Duration,
+    /// From connect to the end of login.
+    pub server_connect_timeout: Duration,
+    /// How long to wait after a failed login before the next.
+    pub server_login_retry: Duration,
+    /// A client idle for this long outside a transaction is closed.
+    pub client_idle_timeout: Duration,
+    /// A client idle for this long inside a transaction is closed.
+    pub idle_transaction_timeout: Duration,
+    /// A statement that runs for this long is cancelled and its client closed.
+    pub query_timeout: Duration,
+    /// A client that reads nothing for this long while bytes wait for it is closed.
+    pub client_write_timeout: Duration,
+    /// Prepared statements per server; 0 switches the tracking off.
+    pub prepared_statements: usize,
+    /// Bytes of their texts per server.
+    pub prepared_bytes: usize,
+    /// What cleans a server in session mode.
+    pub server_reset_query: String,
+}
+
+/// When a server goes back to the pool.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum PoolMode {
+    /// When the client leaves.
+    Session,
+    /// When the transaction ends.
+    Transaction,
+    /// As `Transaction`, and transactions of several statements are refused.
+    Statement,
+}
+
+/// Nodes that replicate each other.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cluster {
+    /// Its name in the file.
+    pub name: String,
+    /// In the order of the file.
+    pub nodes: Vec<Node>,
+}
+
+/// One `PostgreSQL` instance.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// Its name in the file.
+    pub name: String,
+    /// As written: `host:port`, or a directory with a Unix socket (`/run/postgresql`,
+    /// optionally `:port`).
+    pub address: String,
+    /// What the address was resolved to (by the control thread for host names; never empty in a
+    /// snapshot that reaches a lane unless resolution failed).
+    pub resolved: Vec<Address>,
+}
+
+/// What clients may connect to.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Database {
+    /// The name clients use; `*` for any.
+    pub name: String,
+    /// Which cluster it is on.
+    pub cluster: Arc<Cluster>,
+    /// The name on the server, if it is another.
+    pub dbname: Option<String>,
+    /// The server user, if all clients share one.
+    pub user: Option<String>,
+    /// Its password, if it is not in the users file.
+    pub password: Option<Password>,
+    /// The settings of its pools.
+    pub pool: PoolSettings,
+}
+
+/// A password or verifier. It has no `Display`, and its `Debug` says nothing.
+#[derive(Clone, Eq, PartialEq)]
+pub struct Password(pub String);
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password")
+    }
+}
+
+/// What the users file says of one user.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct User {
+    /// The name.
+    pub name: String,
+    /// Plain, `md5...` or `SCRAM-SHA-256$...`, as written.
+    pub password: Password,
+    /// What a SCRAM login is checked against: the verifier as written, or one made at load from
+    /// a plain password (by the control thread: it costs milliseconds).
+    pub verifier: Option<Password>,
+}
+
+/// The users by name.
+pub type Users = BTreeMap<String, Arc<User>>;
+
+impl Config {
+    /// The database a client means by `name`: its own entry, or the `*` entry.
+    pub fn database(&self, name: &str) -> Option<&Arc<Database>> {
+        self.databases
+            .iter()
+            .find(|database| database.name == name)
+            .or_else(|| self.databases.iter().find(|database| database.name == "*"))
+    }
+}

@@ -1,0 +1,27 @@
+//! What to do: every decision of pgring, and none of its effects.
+//!
+//! Nothing here reads a clock, opens a socket, starts a thread or draws a random number. Those
+//! come in as arguments, so a whole set of lanes with its clients runs in one thread of a test,
+//! and the same seed always tells the same story.
+//!
+//! A machine takes in an event and asks for actions; time is an argument. A module may name
+//! modules of lower floors only; `cargo xtask tidy` checks it.
+#![forbid(unsafe_code)]
+
+// Floor 1. Words.
+pub mod id;
+pub mod metrics;
+pub mod time;
+
+// Floor 2. What is asked for.
+pub mod action;
+
+// Floor 3. Facts.
+pub mod config;
+pub mod parcel;
+
+// Floor 4. What crosses threads.
+pub mod mail;
+
+// Floor 7. Worlds.
+pub mod lane;

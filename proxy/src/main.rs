@@ -1,0 +1,2 @@
+//! The pgring program.
+fn main() {}

@@ -1,0 +1,2 @@
+//! What the bytes mean.
+#![forbid(unsafe_code)]

@@ -1,0 +1,1 @@
+//! The world around pgring in tests.
