@@ -1,2 +1,58 @@
-//! Tasks of the workspace.
-fn main() {}
+//! The tasks of the workspace: `cargo xtask test`, `tidy`, `demo` and `regress`.
+//!
+//! A task needs nothing but cargo to start; what else it needs it installs first, or says which
+//! command would. Tasks see files and programs, no crate of ours.
+
+mod account;
+mod demo;
+mod install;
+mod place;
+mod pooler;
+mod postgres;
+mod process;
+mod regress;
+mod test;
+mod tidy;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// The tasks of the pgring workspace.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Everything CI checks: format, lints, house rules, documentation, all tests
+    Test {
+        /// Only what is quick: unit and logic tests and a smoke test on a real node
+        #[arg(long)]
+        quick: bool,
+    },
+    /// The house rules that the compiler does not know
+    Tidy,
+    /// A primary, two standbys and pgring, shown at work
+    Demo(demo::Options),
+    /// `PostgreSQL`'s own tests, direct and through pgring, compared
+    Regress(regress::Options),
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().task {
+        Task::Test { quick } => test::run(quick),
+        Task::Tidy => tidy::run(),
+        Task::Demo(options) => demo::run(&options),
+        Task::Regress(options) => regress::run(&options),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nerror: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

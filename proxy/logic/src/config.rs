@@ -1,8 +1,9 @@
 //! The checked configuration: what a `pgring.toml` means, with every value in range.
 //!
-//! The way from the file to these types is [`parse`]: text, then a mirror of the file in which
-//! everything is optional, then [`Config`]. A snapshot of it is immutable and counted; lanes get
-//! a new one at reload.
+//! The way from the file to these types is [`parse`]: text, then tables of which every key is
+//! optional and laid over its default, then [`Config`]. It goes on after an error, so that one run
+//! of `pgring check` names all of them. A snapshot is immutable and counted; lanes get a new one
+//! at reload.
 
 use crate::action::Address;
 use crate::time::Duration;
@@ -10,6 +11,20 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+mod address;
+mod defaults;
+mod error;
+mod parse;
+mod pool;
+mod reload;
+mod table;
+mod users;
+
+pub use error::ConfigError;
+pub use parse::parse;
+pub use reload::changed_needs_restart;
+pub use users::{UsersError, parse_users};
 
 /// Everything the operator has said.
 #[derive(Clone, Debug, PartialEq)]

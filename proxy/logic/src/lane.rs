@@ -1,63 +1,243 @@
 //! One core's world: its clients, servers and pools, wired together.
+//!
+//! ```text
+//!   client bytes ─▶ startup ─▶ traffic ─▶ statements ─▶ checkout ─▶ server
+//!   server bytes ─▶ dial ─────▶ answers ─▶ settle ─────▶ back to the pool, or kept
+//!   letters      ─▶ orders, cancel, console
+//! ```
+//!
+//! Each part is a file of its own below `lane/`; this one only introduces them to each other.
 
-use crate::action::{Actions, Progress, Want};
+mod answers;
+mod cancel;
+mod checkout;
+mod client;
+mod console;
+mod deadlines;
+mod dial;
+mod lending;
+mod leave;
+mod login;
+mod orders;
+mod pool;
+mod report;
+mod rerun;
+mod server;
+mod settle;
+mod startup;
+mod statements;
+mod traffic;
+mod welcome;
+
+use crate::action::{Actions, CloseMode, Progress, Want};
 use crate::config::Config;
-use crate::id::{ConnId, Core, Side};
+use crate::dice::Dice;
+use crate::id::{ConnId, Core, PoolKey, Side};
+use crate::lane::client::{Client, Nothing};
+use crate::lane::orders::Orders;
+use crate::lane::pool::Pool;
+use crate::lane::server::{Far, Server};
+use crate::ledger::Entry;
 use crate::mail::{Event, Mail, Peer};
 use crate::parcel::Parcel;
+use crate::prepared::Texts;
+use crate::slab::Slab;
+use crate::state::{Parameters, States};
 use crate::time::Instant;
+use crate::timers::{Scheduled, Timers};
+use pgring_wire::backend::write::ErrorText;
+use std::collections::BTreeMap;
 use std::sync::Arc;
+
+/// What a lane asks for.
+type Out = Actions<Mail>;
 
 /// Everything one core knows.
 #[derive(Debug)]
 pub struct Lane {
     core: Core,
+    config: Arc<Config>,
+    dice: Dice,
+    mock_secret: [u8; 32],
+    nothing: Nothing,
+    clients: Slab<Client>,
+    servers: Slab<Far>,
+    pools: Vec<Pool>,
+    pools_by_key: BTreeMap<PoolKey, usize>,
+    /// Which node of a cluster was last seen not to be in recovery.
+    primaries: BTreeMap<String, usize>,
+    texts: Texts,
+    states: States,
+    timers: Timers,
+    tick: Scheduled,
+    numbers: u64,
+    tickets: u64,
+    orders: Orders,
+    /// Entries skipped by the message at hand; a scratch list.
+    skipped: Vec<Entry>,
+    violations: u64,
+    login_failures: u64,
 }
 
 impl Lane {
     /// An empty lane. `dice` seeds its random choices (keys, nonces): from the operating system
     /// in life, from the seed in a test.
-    pub fn new(core: Core, _config: Arc<Config>, _dice: [u8; 32]) -> Self {
-        Self { core }
+    pub fn new(core: Core, config: Arc<Config>, dice: [u8; 32]) -> Self {
+        let mut dice = Dice::new(dice);
+        let mock_secret = dice.bytes();
+        let hash_seed = dice.below(u64::MAX);
+        let nothing =
+            Nothing { text: Arc::from(""), parameters: Arc::new(Parameters::new()) };
+        Self {
+            core,
+            config,
+            dice,
+            mock_secret,
+            nothing,
+            clients: Slab::new(Side::Client),
+            servers: Slab::new(Side::Server),
+            pools: Vec::new(),
+            pools_by_key: BTreeMap::new(),
+            primaries: BTreeMap::new(),
+            texts: Texts::new(hash_seed),
+            states: States::default(),
+            timers: Timers::default(),
+            tick: Scheduled::default(),
+            numbers: 0,
+            tickets: 0,
+            orders: Orders::default(),
+            skipped: Vec::new(),
+            violations: 0,
+            login_failures: 0,
+        }
     }
 
     /// A client has come. `refused`: the process has reached `clients_max`, so it is to be told.
-    pub fn accept(&mut self, _now: Instant, _peer: Peer, _refused: bool) -> ConnId {
-        ConnId::new(Side::Client, u32::from(self.core.0), 0)
+    pub fn accept(&mut self, now: Instant, peer: Peer, refused: bool) -> ConnId {
+        let number = self.number();
+        let nothing = &self.nothing;
+        let id = self.clients.insert(|_| Client::new(number, peer, now, nothing));
+        let timeout = self.config.auth.login_timeout;
+        if let Some(client) = self.clients.get_mut(id) {
+            client.refused = refused;
+            if !timeout.is_zero() {
+                let owner = crate::timers::Owner::Conn(id);
+                self.timers.schedule(&mut client.scheduled, owner, now + timeout);
+            }
+        }
+        self.start_ticking(now);
+        id
     }
 
     /// A server connection has come from another lane.
-    pub fn adopt(
-        &mut self,
-        _now: Instant,
-        _parcel: Parcel,
-        _actions: &mut Actions<Mail>,
-    ) -> ConnId {
-        ConnId::new(Side::Server, 0, 0)
+    pub fn adopt(&mut self, now: Instant, parcel: Parcel, actions: &mut Out) -> ConnId {
+        self.adopt_server(now, parcel, actions)
     }
 
     /// Shows bytes of a connection, the oldest that are not done with. Never called for a
     /// connection that waits for `Resume`.
     pub fn receive(
         &mut self,
-        _now: Instant,
-        _conn: ConnId,
+        now: Instant,
+        conn: ConnId,
         bytes: &[u8],
-        _actions: &mut Actions<Mail>,
+        actions: &mut Out,
     ) -> Progress {
-        Progress { consumed: bytes.len(), want: Want::More }
+        match conn.side() {
+            Side::Client => self.receive_client(now, conn, bytes, actions),
+            Side::Server => self.receive_server(now, conn, bytes, actions),
+        }
     }
 
     /// Takes in one event and asks for what follows from it.
-    pub fn handle(&mut self, _now: Instant, _event: Event, _actions: &mut Actions<Mail>) {}
+    pub fn handle(&mut self, now: Instant, event: Event, actions: &mut Out) {
+        match event {
+            Event::Connected { conn } => self.connected(now, conn, actions),
+            Event::Ended { conn } => self.ended(now, conn, "the connection was closed", actions),
+            Event::Failed { conn, reason } => self.ended(now, conn, &reason, actions),
+            Event::Stalled { conn } => self.stalled(now, conn, actions),
+            Event::Closed { conn } => self.closed(now, conn, actions),
+            Event::Timeout => self.timeout(now, actions),
+            Event::Mail(mail) => self.mail(now, mail, actions),
+        }
+    }
 
     /// When to send [`Event::Timeout`], if nothing happens before.
+    #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        None
+        self.timers.next()
     }
 
     /// How many clients it has.
     pub fn clients(&self) -> usize {
-        0
+        self.clients.len()
     }
+
+    /// How many servers it has open or opening.
+    pub fn servers(&self) -> usize {
+        self.servers.len()
+    }
+
+    fn ended(&mut self, now: Instant, conn: ConnId, reason: &str, actions: &mut Out) {
+        match conn.side() {
+            Side::Client => self.client_left(now, conn, CloseMode::Now, actions),
+            Side::Server => self.server_lost(now, conn, reason, actions),
+        }
+    }
+
+    fn stalled(&mut self, now: Instant, conn: ConnId, actions: &mut Out) {
+        if conn.side() == Side::Client {
+            self.client_left(now, conn, CloseMode::Now, actions);
+        }
+    }
+
+    /// The driver has let go of a slot.
+    fn closed(&mut self, now: Instant, conn: ConnId, actions: &mut Out) {
+        match conn.side() {
+            Side::Client => {
+                // If the driver closed it by itself, it still has to leave properly.
+                self.client_left(now, conn, CloseMode::Now, actions);
+                self.clients.remove(conn);
+                self.check_drained(actions);
+            }
+            Side::Server => {
+                self.server_lost(now, conn, "the connection was closed", actions);
+                self.servers.remove(conn);
+            }
+        }
+    }
+
+    /// A number that nobody else in the process has.
+    fn number(&mut self) -> u64 {
+        self.numbers += 1;
+        u64::from(self.core.0) << 40 | self.numbers
+    }
+
+    fn server_ref(&self, id: ConnId) -> Option<&Server> {
+        self.servers.get(id).and_then(Far::server)
+    }
+
+    fn server_mut(&mut self, id: ConnId) -> Option<&mut Server> {
+        self.servers.get_mut(id).and_then(Far::server_mut)
+    }
+
+    /// Says an error to a client.
+    fn say(id: ConnId, text: &ErrorText<'_>, actions: &mut Out) {
+        actions.write(id, |out| pgring_wire::backend::write::error(out, text));
+    }
+}
+
+/// All shown bytes are done with.
+const fn all(bytes: &[u8]) -> Progress {
+    Progress { consumed: bytes.len(), want: Want::More }
+}
+
+/// The rest is to be shown again together with what comes next.
+const fn more(consumed: usize) -> Progress {
+    Progress { consumed, want: Want::More }
+}
+
+/// The rest is to be shown again after `Resume`.
+const fn later(consumed: usize) -> Progress {
+    Progress { consumed, want: Want::Resume }
 }

@@ -9,19 +9,35 @@
 #![forbid(unsafe_code)]
 
 // Floor 1. Words.
+pub mod dice;
 pub mod id;
+pub mod lexer;
 pub mod metrics;
 pub mod time;
 
-// Floor 2. What is asked for.
+// Floor 2. What is asked for, what is known, where things stand.
 pub mod action;
+pub mod hints;
+pub mod ledger;
+pub mod slab;
+pub mod state;
+pub mod timers;
 
 // Floor 3. Facts.
 pub mod config;
 pub mod parcel;
 
-// Floor 4. What crosses threads.
+// Floor 4. What crosses threads, and what is kept.
 pub mod mail;
+pub mod prepared;
+
+// Floor 5. Machines.
+pub mod auth_client;
+pub mod auth_server;
+pub mod broker;
+
+// Floor 6. What is asked of all lanes at once.
+pub mod admin;
 
 // Floor 7. Worlds.
 pub mod lane;

@@ -141,7 +141,7 @@ pub enum Mail {
         /// How many.
         count: u32,
     },
-    /// A server moved.
+    /// A server moved; said by the lane that has it now.
     Moved {
         /// Of which pool.
         pool: PoolKey,
@@ -214,6 +214,14 @@ pub enum Mail {
         pid: u32,
         /// As in `BackendKeyData`.
         secret: Secret,
+        /// Where the request came in: the connection that waits for [`Mail::Cancelled`].
+        from: (Core, ConnId),
+    },
+    /// A cancel request has been delivered, or fits nobody on this lane. Every lane that was
+    /// asked answers once.
+    Cancelled {
+        /// The connection it came in on.
+        conn: ConnId,
     },
     /// A server connection, on its way with its descriptor (from [`Action::Surrender`]
     /// (crate::action::Action::Surrender)).
@@ -313,6 +321,8 @@ pub struct PoolReport {
 /// Counters of one pool; all only ever grow.
 #[derive(Clone, Debug, Default)]
 pub struct Stats {
+    /// Times a client was given a server.
+    pub assignments: u64,
     /// Transactions.
     pub transactions: u64,
     /// Queries.

@@ -5,8 +5,21 @@
 
 use crate::time::Duration;
 
-/// Buckets: from 1 microsecond, four to a doubling, to over an hour.
+/// Buckets: from 1 microsecond, four to a doubling, to an hour.
 pub const BUCKETS: usize = 128;
+
+/// The schema in Prometheus' sense: each bound is 2^(1/4) times the one before.
+pub const SCHEMA: i32 = 2;
+
+/// The index of the first bucket in Prometheus' sense: bucket `i` ends at 2^(i/4) seconds.
+pub const FIRST: i32 = -80;
+
+/// 2^(1/4), 2^(2/4) and 2^(3/4), as fractions of 2^63.
+const QUARTERS: [u64; 4] =
+    [1 << 63, 0x9837_f051_8db8_a96f, 0xb504_f333_f9de_6484, 0xd744_fcca_d69d_6af4];
+
+/// Steps of 2^-32 seconds in a nanosecond, times 2^40: a multiplication costs less than a division.
+const STEPS_PER_NS: u128 = (1 << 72) / 1_000_000_000;
 
 /// How often times fell into which bucket.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,7 +47,7 @@ impl Histogram {
         if self.buckets.is_empty() {
             self.buckets = vec![0; BUCKETS];
         }
-        let slot = &mut self.buckets[bucket(us)];
+        let slot = &mut self.buckets[bucket(time)];
         *slot = slot.saturating_add(1);
     }
 
@@ -51,39 +64,51 @@ impl Histogram {
         }
     }
 
-    /// (upper bound in microseconds, times in this bucket) of each bucket.
-    pub fn buckets(&self) -> impl Iterator<Item = (u64, u32)> + '_ {
-        self.buckets.iter().enumerate().map(|(index, &times)| (upper_us(index), times))
+    /// (upper bound in seconds, times in this bucket) of each bucket; none before the first
+    /// observation. The last one also holds what is longer.
+    pub fn buckets(&self) -> impl Iterator<Item = (f64, u32)> + '_ {
+        (FIRST..).zip(&self.buckets).map(|(index, &times)| (upper(index), times))
     }
 }
 
-/// The bucket of a time: log2 with two bits of the mantissa.
-fn bucket(us: u64) -> usize {
-    let us = us.max(1);
-    let exponent = us.ilog2();
-    let mantissa = if exponent >= 2 { us >> (exponent - 2) & 3 } else { us << (2 - exponent) & 3 };
-    let index = exponent as usize * 4 + usize::try_from(mantissa).unwrap_or(0);
-    index.min(BUCKETS - 1)
+/// The bucket of a time: log2 of its seconds, four to a doubling, upper bounds included.
+fn bucket(time: Duration) -> usize {
+    // Seconds in steps of 2^-32; 2^42 nanoseconds are over an hour, and keep it in 64 bits.
+    let ns = u128::from(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).min(1 << 42));
+    let steps = u64::try_from((ns * STEPS_PER_NS) >> 40).unwrap_or(u64::MAX).max(1);
+    let mantissa = steps << steps.leading_zeros();
+    let quarter = QUARTERS.iter().filter(|&&bound| bound < mantissa).count();
+    // 2^-20 seconds are the end of the first bucket, and 2^12 of these steps.
+    ((steps.ilog2() as usize * 4 + quarter).saturating_sub(12 * 4)).min(BUCKETS - 1)
 }
 
-/// The largest time of a bucket, in microseconds.
-fn upper_us(index: usize) -> u64 {
-    let exponent = index / 4;
-    let quarter = (index % 4) as u64 + 1;
-    ((1u64 << exponent) * 4 + (1u64 << exponent) * quarter) / 4
+/// Where a bucket ends, in seconds.
+fn upper(index: i32) -> f64 {
+    (f64::from(index) / 4.0).exp2()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Duration, Histogram, bucket, upper_us};
+    use super::{BUCKETS, Duration, FIRST, Histogram, bucket, upper};
 
     #[test]
     fn every_time_lies_within_its_bucket() {
-        for us in [1, 2, 3, 5, 9, 100, 1_000, 123_456, 3_000_000_000] {
-            let index = bucket(us);
-            assert!(us <= upper_us(index), "{us} in bucket up to {}", upper_us(index));
-            assert!(index == 0 || us >= upper_us(index - 1), "{us}");
+        for us in [1, 2, 3, 5, 9, 100, 1_000, 123_456, 1_000_000, 3_000_000_000] {
+            let time = Duration::from_micros(us);
+            let index = FIRST + i32::try_from(bucket(time)).unwrap();
+            let seconds = time.as_secs_f64();
+            assert!(seconds <= upper(index) * 1.000_001, "{us} in bucket up to {}", upper(index));
+            assert!(seconds > upper(index - 1) * 0.999_999, "{us} in bucket {index}");
         }
+        assert_eq!((bucket(Duration::ZERO), bucket(Duration::MAX)), (0, BUCKETS - 1));
+    }
+
+    #[test]
+    fn a_bound_belongs_to_the_bucket_it_ends() {
+        let half = Duration::from_millis(500);
+        let over = half + Duration::from_micros(1);
+        assert_eq!(bucket(half), usize::try_from(-FIRST - 4).unwrap());
+        assert_eq!(bucket(over), bucket(half) + 1);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! A server connection on its way from one lane to another: all that must be known of it.
 
 use crate::action::Address;
-use crate::id::{PoolKey, Secret};
+use crate::id::{Core, PoolKey, Secret};
 use crate::time::Instant;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -20,6 +20,8 @@ pub struct Packed {
 pub struct Parcel {
     /// Its pool.
     pub pool: PoolKey,
+    /// The lane it comes from.
+    pub from: Core,
     /// The name of the node it is connected to.
     pub node: Arc<str>,
     /// Its process id.

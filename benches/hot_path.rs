@@ -1,0 +1,114 @@
+//! Nanoseconds of what happens to every message: `cargo bench -p pgring-benches [NAME]`.
+//!
+//! Figures of one machine compare versions of pgring on that machine and nothing else.
+
+use pgring_benches::Bench;
+use pgring_logic::metrics::Histogram;
+use pgring_logic::prepared::{ClientStatements, ServerName, ServerStatements, Texts};
+use pgring_logic::time::Duration;
+use pgring_wire::frame;
+use std::hint::black_box;
+
+fn main() {
+    let bench = Bench::from_arguments();
+    frames(&bench);
+    statements(&bench);
+    counters(&bench);
+}
+
+/// What every answer costs: cutting 64 KiB of `DataRow`s into frames by their headers.
+fn frames(bench: &Bench) {
+    bench.section("frames (64 KiB of DataRows)");
+    for size in [16, 64, 512] {
+        let mut stream = Vec::new();
+        let mut count = 0;
+        while stream.len() + size <= 64 * 1024 {
+            frame::message(&mut stream, b'D', |out| {
+                out.extend_from_slice(&1u16.to_be_bytes());
+                let len = u32::try_from(size - 11).expect("a row is longer than its header");
+                out.extend_from_slice(&len.to_be_bytes());
+                out.resize(out.len() + size - 11, b'x');
+            });
+            count += 1;
+        }
+        bench.measure(&format!("header, in rows of {size} bytes"), count, || {
+            let (mut rest, mut rows) = (black_box(&stream[..]), 0);
+            while let Ok(Some(header)) = frame::header(rest, frame::LENGTH_MAX) {
+                rows += u32::from(header.tag == b'D');
+                rest = rest.get(header.total()..).unwrap_or_default();
+            }
+            rows
+        });
+    }
+}
+
+/// A Parse body of 100 bytes: text, zero byte, one parameter type.
+fn body(number: usize) -> Vec<u8> {
+    let mut body =
+        format!("select id, name, state, amount from orders_{number} where id = $1").into_bytes();
+    body.resize(93, b' ');
+    body.extend_from_slice(b"\0\0\x01\0\0\0\x17");
+    body
+}
+
+/// What a Parse, a Bind and a server's checkout look up.
+fn statements(bench: &Bench) {
+    bench.section("prepared statements (100-byte bodies)");
+    for count in [10, 10_000] {
+        let bodies: Vec<_> = (0..count).map(body).collect();
+        let mut texts = Texts::new(1);
+        let mut client = ClientStatements::default();
+        let mut server = ServerStatements::default();
+        let mut ids = Vec::new();
+        for (number, body) in bodies.iter().enumerate() {
+            let id = texts.intern(body, Default::default);
+            texts.retain(id);
+            client.insert(format!("S_{number}").as_bytes(), id);
+            server.add(id, body.len());
+            ids.push(id);
+        }
+        server.settle();
+
+        // A stride that visits all in an order the cache cannot guess.
+        let mut at = 0;
+        let mut next = move || {
+            at = (at + 7_919) % count;
+            at
+        };
+        bench.measure(&format!("text known: intern and release, of {count}"), 1, || {
+            let id = texts.intern(black_box(&bodies[next()]), Default::default);
+            texts.release(id);
+        });
+        let names: Vec<_> = (0..count).map(|number| format!("S_{number}")).collect();
+        bench.measure(&format!("client name to text, of {count}"), 1, || {
+            client.get(black_box(names[next()].as_bytes()))
+        });
+        bench.measure(&format!("text to server name, of {count}"), 1, || {
+            let number = server.get(black_box(ids[next()]));
+            number.map(|number| ServerName::new(number).as_bytes().len())
+        });
+        let mut novel = bodies.len();
+        bench.measure(&format!("text new: intern, add, evict, release, of {count}"), 1, || {
+            novel += 1;
+            let mut body = bodies[0].clone();
+            body[..8].copy_from_slice(&novel.to_le_bytes());
+            let id = texts.intern(&body, Default::default);
+            server.add(id, body.len());
+            server.settle();
+            while let Some((id, _)) = server.evict(count, usize::MAX) {
+                texts.release(id);
+            }
+        });
+    }
+}
+
+fn counters(bench: &Bench) {
+    bench.section("counters");
+    let mut histogram = Histogram::default();
+    let mut us = 1;
+    bench.measure("histogram observes", 1, || {
+        us = us * 5 % 1_000_003;
+        histogram.observe(Duration::from_micros(us));
+    });
+    black_box(histogram);
+}

@@ -1,0 +1,24 @@
+//! The console: what one says to the database `pgring`, and what it answers.
+//!
+//! The console is a telephone exchange with a window: orders go through it to the lanes, and
+//! SHOW looks at a picture the lanes sent. This module reads a command, says who may give it,
+//! which columns its answer has and what stands in them; asking the lanes and waiting for them is
+//! the control thread's work.
+//!
+//! Columns have `PgBouncer`'s names, order and types, so that its exporters work unchanged; our
+//! own columns stand at the end. No answer ever carries a password or a verifier.
+
+mod command;
+mod encode;
+mod health;
+mod settings;
+mod show;
+mod stats;
+mod world;
+
+pub use command::{Command, CommandError, HELP, Right, Show, Shutdown, right};
+pub use encode::{Answer, Failure, describe, fail, finish};
+pub use health::readiness;
+pub use show::{Cell, Column, Kind, columns, rows};
+pub use stats::Window;
+pub use world::{Phase, World, merge_pools};

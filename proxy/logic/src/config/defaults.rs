@@ -1,0 +1,73 @@
+//! What holds where the operator has said nothing.
+//!
+//! `config/pgring.toml` gives the reasons; a test holds that file equal to these values.
+
+use crate::config::{Auth, AuthMethod, Config, Limits, PoolMode, PoolSettings, Users};
+use crate::time::Duration;
+
+const KIB: usize = 1024;
+
+impl Default for Config {
+    /// An empty file: without a cluster it is not one that [`parse`](crate::config::parse) passes.
+    fn default() -> Self {
+        Self {
+            workers: 0,
+            listen: vec!["127.0.0.1:6432".to_owned()],
+            unix_socket_dir: None,
+            http: None,
+            admin_users: Vec::new(),
+            stats_users: Vec::new(),
+            auth: Auth::default(),
+            limits: Limits::default(),
+            pool: PoolSettings::default(),
+            clusters: Vec::new(),
+            databases: Vec::new(),
+            users: Users::new(),
+        }
+    }
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self {
+            method: AuthMethod::ScramSha256,
+            users_file: None,
+            login_timeout: Duration::from_secs(15),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { clients_max: 10_000, statement_bytes_max: 256 * KIB, buffers: 1024 }
+    }
+}
+
+impl Default for PoolSettings {
+    fn default() -> Self {
+        Self {
+            mode: PoolMode::Transaction,
+            size: 20,
+            size_min: 0,
+            reserve_size: 0,
+            reserve_timeout: Duration::from_secs(5),
+            waiting_max: 10_000,
+            database_clients_max: 0,
+            user_clients_max: 0,
+            database_servers_max: 0,
+            user_servers_max: 0,
+            query_wait_timeout: Duration::from_secs(15),
+            server_lifetime: Duration::from_secs(60 * 60),
+            server_idle_timeout: Duration::from_secs(10 * 60),
+            server_connect_timeout: Duration::from_secs(3),
+            server_login_retry: Duration::from_secs(1),
+            client_idle_timeout: Duration::ZERO,
+            idle_transaction_timeout: Duration::ZERO,
+            query_timeout: Duration::ZERO,
+            client_write_timeout: Duration::from_secs(60),
+            prepared_statements: 500,
+            prepared_bytes: 8 * KIB * KIB,
+            server_reset_query: "DISCARD ALL".to_owned(),
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! DEALLOCATE in a text of its own: what it drops, and where the name is that may be another one
+//! on the server.
+
+use crate::hints::is;
+use crate::lexer::{Lexer, Token, name};
+
+/// The longest name that `PostgreSQL` keeps; longer ones are cut.
+const NAME_BYTES_MAX: usize = 63;
+
+/// What a DEALLOCATE drops.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Deallocate {
+    /// Every prepared statement.
+    All,
+    /// One of them.
+    Name {
+        /// Where its name starts in the text, quotes included.
+        start: usize,
+        /// Where it ends.
+        end: usize,
+        /// As `PostgreSQL` keeps it: folded or unquoted, and cut to 63 bytes.
+        name: Vec<u8>,
+    },
+}
+
+/// What `text` drops, if it is one DEALLOCATE and nothing else.
+pub fn deallocate(text: &[u8]) -> Option<Deallocate> {
+    let mut lexer = Lexer::new(text);
+    let is_word = |token: Token<'_>, lower| matches!(token, Token::Word(word) if is(word, lower));
+    if !is_word(lexer.next()?, "deallocate") {
+        return None;
+    }
+    let mut token = lexer.next()?;
+    let mut span = lexer.span();
+    let mut after = lexer.next();
+    // PREPARE is a noise word, unless it is the name.
+    if is_word(token, "prepare")
+        && let Some(named @ (Token::Word(_) | Token::Quoted(_))) = after
+    {
+        token = named;
+        span = lexer.span();
+        after = lexer.next();
+    }
+    while after == Some(Token::Semicolon) {
+        after = lexer.next();
+    }
+    if after.is_some() {
+        return None;
+    }
+    if is_word(token, "all") {
+        return Some(Deallocate::All);
+    }
+    let mut name = name(token)?.into_owned();
+    if name.len() > NAME_BYTES_MAX {
+        let inside = |&end: &usize| name[end] & 0xc0 != 0x80;
+        let end = (0..=NAME_BYTES_MAX).rev().find(inside).unwrap_or(NAME_BYTES_MAX);
+        name.truncate(end);
+    }
+    Some(Deallocate::Name { start: span.start, end: span.end, name })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Deallocate, deallocate};
+
+    #[test]
+    fn a_deallocate_says_what_it_drops_and_where_its_name_is() {
+        let named = |text: &str| match deallocate(text.as_bytes()) {
+            Some(Deallocate::Name { start, end, name }) => {
+                Some((text[start..end].to_owned(), String::from_utf8(name).unwrap()))
+            }
+            Some(Deallocate::All) | None => None,
+        };
+        let some = |raw: &str, name: &str| Some((raw.to_owned(), name.to_owned()));
+        assert_eq!(named("DEALLOCATE Foo"), some("Foo", "foo"));
+        assert_eq!(named("deallocate /*x*/ prepare \"A\"\"b\" ;"), some("\"A\"\"b\"", "A\"b"));
+        assert_eq!(named("DEALLOCATE prepare"), some("prepare", "prepare"));
+        assert_eq!(named("DEALLOCATE \"all\""), some("\"all\"", "all"));
+        let long = format!("DEALLOCATE {}é", "x".repeat(62));
+        assert_eq!(named(&long).map(|(_, name)| name), Some("x".repeat(62)));
+
+        for text in ["DEALLOCATE ALL", " deallocate\nPREPARE all;; -- x"] {
+            assert_eq!(deallocate(text.as_bytes()), Some(Deallocate::All));
+        }
+        for text in [
+            "",
+            "DEALLOCATE",
+            "DEALLOCATE a; SELECT 1",
+            "DEALLOCATE a b",
+            "DEALLOCATE 'a'",
+            "SELECT 1",
+            "DEALLOCATE U&\"a\"",
+            "DEALLOCATE prepare a b",
+            "DEALLOCATE ;",
+        ] {
+            assert_eq!(deallocate(text.as_bytes()), None, "{text}");
+        }
+    }
+}

@@ -1,0 +1,377 @@
+//! What servers answer: message by message to the client that asked, bodies unseen.
+//!
+//! The ledger says for every message whether somebody asked for it (invariant I1) and whether
+//! that was the client or pgring. A message that fits nothing ends the connection.
+
+use crate::action::{Level, Progress};
+use crate::id::ConnId;
+use crate::lane::server::{Phase, Server, ServerError, purpose};
+use crate::lane::{Lane, Out, all, more};
+use crate::ledger::{Entry, Expect, Origin};
+use crate::prepared::StatementId;
+use crate::state::{Inspected, Pins};
+use crate::time::Instant;
+use pgring_wire::backend::{self, ErrorView, write};
+use pgring_wire::frame::{Header, LENGTH_MAX, header};
+
+/// Bodies up to this size are shown whole where they must be read.
+const READ_MAX: usize = 1 << 20;
+
+impl Lane {
+    /// Bytes of a server.
+    pub(super) fn receive_server(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        bytes: &[u8],
+        actions: &mut Out,
+    ) -> Progress {
+        let Some(far) = self.server_ref(id) else { return all(bytes) };
+        match far.phase {
+            Phase::Connecting | Phase::Auth(_) | Phase::Greeting | Phase::Asked => {
+                self.receive_login(now, id, bytes, actions)
+            }
+            Phase::Idle => {
+                self.violated(now, id, "an idle server said something", bytes, actions);
+                all(bytes)
+            }
+            Phase::Busy => self.answers(now, id, bytes, actions),
+            Phase::Raw => {
+                if let Some(client) = far.client {
+                    actions.forward(id, client, 0, bytes.len());
+                }
+                all(bytes)
+            }
+            Phase::Leaving | Phase::Gone => all(bytes),
+        }
+    }
+
+    fn answers(&mut self, now: Instant, id: ConnId, bytes: &[u8], actions: &mut Out) -> Progress {
+        let mut at = 0;
+        while at < bytes.len() {
+            let Some(far) = self.server_mut(id) else { return all(bytes) };
+            if far.is_gone() {
+                return all(bytes);
+            }
+            if far.left > 0 {
+                let len = far.left.min(bytes.len() - at);
+                far.left -= len;
+                let to = far.client.filter(|_| far.forward);
+                self.forward_answer(id, to, at, at + len, actions);
+                at += len;
+                continue;
+            }
+            let head = match header(&bytes[at..], LENGTH_MAX) {
+                Ok(None) => return more(at),
+                Ok(Some(head)) => head,
+                Err(error) => {
+                    self.violated(now, id, &error.to_string(), &bytes[at..], actions);
+                    return all(bytes);
+                }
+            };
+            let shown = &bytes[at..bytes.len().min(at + head.total())];
+            if shown.len() < head.total() && self.reads(id, head) {
+                return more(at);
+            }
+            self.answer(now, id, head, (at, shown), actions);
+            at += shown.len();
+        }
+        // Only now, with nothing left to read: bytes behind the last answer, if any, have been
+        // judged while the server was still its client's.
+        self.settle(now, id, actions);
+        all(bytes)
+    }
+
+    /// Whether the body of a message is looked at.
+    fn reads(&self, id: ConnId, head: Header) -> bool {
+        let Some(far) = self.server_ref(id) else { return false };
+        let own = far.ledger.head().is_some_and(|entry| entry.origin == Origin::Own);
+        let small = head.body() <= READ_MAX;
+        match head.tag {
+            b'Z' | b'S' => true,
+            b'E' => small,
+            b'C' => small,
+            b'D' => own && far.inspected.is_some() && small,
+            _ => false,
+        }
+    }
+
+    /// Sends answers to a client, or nowhere.
+    fn forward_answer(
+        &mut self,
+        id: ConnId,
+        to: Option<ConnId>,
+        start: usize,
+        end: usize,
+        actions: &mut Out,
+    ) {
+        let Some(client) = to else { return };
+        actions.forward(id, client, start, end);
+        if let Some(pool) = self.server_ref(id).map(|far| far.pool) {
+            self.pools[pool].stats.sent_bytes += (end - start) as u64;
+        }
+    }
+
+    fn answer(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        head: Header,
+        (at, shown): (usize, &[u8]),
+        actions: &mut Out,
+    ) {
+        let mut skipped = core::mem::take(&mut self.skipped);
+        skipped.clear();
+        let Some(far) = self.server_mut(id) else { return };
+        let answer = far.ledger.answer(head.tag, &mut skipped);
+        let body = shown.get(Header::SIZE..).unwrap_or_default();
+        match answer {
+            Ok(answer) => {
+                let whose = answer.entry;
+                let cured = match head.tag {
+                    b'E' => self.is_curable(id, body, whose),
+                    b'Z' => self.is_failed_flight(id),
+                    _ => false,
+                };
+                let forward = !cured && self.is_clients(id, head, whose, &skipped);
+                let Some(far) = self.server_mut(id) else { return };
+                far.left = head.total() - shown.len();
+                far.forward = forward;
+                let to = far.client.filter(|_| forward);
+                self.forward_answer(id, to, at, at + shown.len(), actions);
+                self.unparse(id, &skipped);
+                self.look(now, id, head.tag, body, whose, actions);
+            }
+            Err(_) if head.tag == b'E' => {
+                // Nobody asked: the server is about to end the connection and says why.
+                let Some(far) = self.server_mut(id) else { return };
+                far.left = head.total() - shown.len();
+                far.forward = true;
+                far.unfit = true;
+                let to = far.client;
+                far.dying |= to.is_some() && ErrorView::new(body).is_fatal();
+                self.forward_answer(id, to, at, at + shown.len(), actions);
+            }
+            Err(violation) => {
+                let text = format!(
+                    "message '{}' answers nothing (due: {:?})",
+                    violation.tag.escape_ascii(),
+                    violation.due
+                );
+                self.violated(now, id, &text, shown, actions);
+            }
+        }
+        self.skipped = skipped;
+    }
+
+    /// Whether the client gets a message. What comes of itself is the client's, unless it comes
+    /// of a query of our own: that tells the client nothing it does not know. An error of a
+    /// Parse on its behalf is the client's.
+    fn is_clients(
+        &self,
+        id: ConnId,
+        head: Header,
+        whose: Option<Entry>,
+        skipped: &[Entry],
+    ) -> bool {
+        match (head.tag, whose) {
+            (b'E', Some(entry)) => {
+                entry.origin == Origin::Client
+                    || entry.mark & purpose::PARSE != 0
+                    || skipped.iter().any(|other| other.origin == Origin::Client)
+            }
+            (_, Some(entry)) => entry.origin == Origin::Client,
+            (b'A', None) => true,
+            (_, None) => {
+                let head = self.server_ref(id).and_then(|far| far.ledger.head());
+                head.is_none_or(|entry| entry.origin != Origin::Own)
+            }
+        }
+    }
+
+    /// Statements whose Parse failed are not on the server, and not the client's.
+    fn unparse(&mut self, id: ConnId, skipped: &[Entry]) {
+        for entry in skipped.iter().filter(|entry| entry.expect == Expect::Parse) {
+            let Some(far) = self.servers.get_mut(id).and_then(|far| far.server_mut()) else {
+                return;
+            };
+            if entry.origin == Origin::Told {
+                continue;
+            }
+            let Some(statement) = StatementId::from_mark(entry.mark) else {
+                far.unnamed = None;
+                continue;
+            };
+            if far.statements.forget(statement).is_some() {
+                self.texts.release(statement);
+            }
+            let client = far.client.filter(|_| entry.origin == Origin::Client);
+            let Some(client) = client.and_then(|client| self.clients.get_mut(client)) else {
+                continue;
+            };
+            let place = client.unconfirmed.iter().rposition(|(_, other)| *other == statement);
+            if let Some(place) = place {
+                let (name, _) = client.unconfirmed.remove(place);
+                if client.names.remove(&name).is_some() {
+                    self.texts.release(statement);
+                }
+            }
+        }
+    }
+
+    /// Looks at the messages that mean something to pgring.
+    fn look(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        tag: u8,
+        body: &[u8],
+        whose: Option<Entry>,
+        actions: &mut Out,
+    ) {
+        match tag {
+            b'S' => {
+                if self.reported(id, body).is_none() {
+                    self.violated(now, id, "malformed ParameterStatus", body, actions);
+                    return;
+                }
+            }
+            b'E' => self.erred(id, body, whose),
+            b'C' => self.completed(id, body, whose),
+            b'D' => self.row(id, body, whose),
+            b'Z' => return self.ready(now, id, body, whose, actions),
+            _ => {}
+        }
+        self.tell(id, actions);
+    }
+
+    /// An error: kept if it answers a query of ours.
+    fn erred(&mut self, id: ConnId, body: &[u8], whose: Option<Entry>) {
+        let view = ErrorView::new(body);
+        let Some(far) = self.server_mut(id) else { return };
+        far.dying |= view.is_fatal();
+        let Some(entry) = whose.filter(|entry| entry.origin == Origin::Own) else { return };
+        if entry.mark & purpose::PARSE != 0 {
+            return;
+        }
+        let text = |field: Option<&[u8]>| String::from_utf8_lossy(field.unwrap_or(b"")).into_owned();
+        let error = ServerError { code: text(view.code()), message: text(view.message()) };
+        far.error = Some(Box::new(error));
+        if entry.mark == purpose::QUIET && entry.expect == Expect::Query {
+            far.unfit = true;
+        }
+    }
+
+    /// `DEALLOCATE ALL` and `DISCARD ALL`, wherever they came from, leave no statement.
+    fn completed(&mut self, id: ConnId, body: &[u8], whose: Option<Entry>) {
+        let Ok(tag) = backend::command_tag(body) else { return };
+        if !matches!(tag, b"DEALLOCATE ALL" | b"DISCARD ALL") {
+            return;
+        }
+        let Some(far) = self.servers.get_mut(id).and_then(|far| far.server_mut()) else { return };
+        far.unnamed = None;
+        // Statements parsed behind it in the same pipeline are forgotten as well; their numbers
+        // are never used again, so the server only keeps some it will not be asked for.
+        for statement in far.statements.clear() {
+            self.texts.release(statement);
+        }
+        if tag != b"DISCARD ALL" {
+            return;
+        }
+        if whose.is_some_and(|entry| entry.origin == Origin::Own) {
+            far.state = std::sync::Arc::clone(&self.nothing.parameters);
+        } else if let Some(client) = far.client.and_then(|client| self.clients.get_mut(client)) {
+            // What could not be looked up is gone for certain; the rest will be looked up.
+            client.pins = Pins::default();
+        }
+    }
+
+    /// A row of an inspection.
+    fn row(&mut self, id: ConnId, body: &[u8], whose: Option<Entry>) {
+        if !whose.is_some_and(|entry| {
+            entry.origin == Origin::Own && entry.mark == purpose::INSPECT
+        }) {
+            return;
+        }
+        let Some(far) = self.server_mut(id) else { return };
+        let Some(found) = &mut far.inspected else { return };
+        let mut values = backend::data_row(body).into_iter().flatten();
+        let mut next = || values.next().flatten().unwrap_or_default();
+        let (kind, name, value) = (next(), next(), next());
+        Inspected::row(found, kind, name, value);
+    }
+
+    /// `ReadyForQuery`.
+    fn ready(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        body: &[u8],
+        whose: Option<Entry>,
+        actions: &mut Out,
+    ) {
+        let Ok(status) = backend::ready_status(body) else {
+            self.violated(now, id, "malformed ReadyForQuery", body, actions);
+            return;
+        };
+        let Some(far) = self.server_mut(id) else { return };
+        far.status = status;
+        if self.is_failed_flight(id) {
+            self.rerun(id, actions);
+            return;
+        }
+        if let Some(entry) = whose {
+            match entry.origin {
+                Origin::Own => self.own_done(now, id, entry.mark, actions),
+                Origin::Client => self.exchange_done(now, id),
+                Origin::Told => {}
+            }
+        }
+        self.tell(id, actions);
+    }
+
+    /// Gives the answers that are pgring's to give and whose turn has come.
+    pub(super) fn tell(&mut self, server: ConnId, actions: &mut Out) {
+        let Some(far) = self.server_mut(server) else { return };
+        let Some(client) = far.client else { return };
+        while let Some(entry) = far.ledger.tell() {
+            match entry.expect {
+                Expect::Parse => actions.write(client, write::parse_complete),
+                Expect::Close => actions.write(client, write::close_complete),
+                Expect::Query
+                | Expect::Bind
+                | Expect::DescribeStatement
+                | Expect::DescribePortal
+                | Expect::Execute
+                | Expect::Sync
+                | Expect::Call
+                | Expect::CopyEnd => {}
+            }
+        }
+    }
+
+    /// An invariant does not hold: the place in this conversation is lost, so it ends.
+    pub(super) fn violated(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        reason: &str,
+        bytes: &[u8],
+        actions: &mut Out,
+    ) {
+        // A server that says goodbye while idle is no violation.
+        let goodbye = matches!(bytes.first(), Some(b'E' | b'N' | b'S'))
+            && self.server_ref(id).is_some_and(|far| matches!(far.phase, Phase::Idle));
+        if !goodbye {
+            self.violations += 1;
+            let pid = self.server_ref(id).map_or(0, |far| far.pid);
+            actions.note(Level::Error, format!("server {pid} closed: {reason}"));
+        }
+        self.server_lost(now, id, reason, actions);
+    }
+
+    /// Whether a server must not be used any more.
+    pub(super) fn is_spent(far: &Server) -> bool {
+        far.unfit || far.dying || far.ledger.is_doubtful()
+    }
+}

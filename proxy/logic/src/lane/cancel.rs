@@ -1,0 +1,144 @@
+//! Cancel requests: from a key to the one query it means, and to no other.
+//!
+//! A request is delivered by a connection of its own, and `PostgreSQL` ends that connection when
+//! it has signalled the backend. Until then the server does not change hands (invariant I2), so
+//! a late signal can hit nothing but the client that asked. Whoever sent the request hears the
+//! end of its connection only then, as without a pooler.
+
+use crate::action::{Action, CloseMode};
+use crate::id::{ConnId, Core, Secret};
+use crate::lane::client::{Phase, Requester};
+use crate::lane::server::{Errand, Far};
+use crate::lane::{Lane, Out};
+use crate::mail::Mail;
+use crate::time::{Duration, Instant};
+use crate::timers::{Owner, Scheduled};
+use pgring_wire::backend::sqlstate;
+
+/// How long the delivery of a cancel request may take.
+const DELIVERY_MAX: Duration = Duration::from_secs(5);
+
+impl Lane {
+    /// Cancels what the client with this key is doing, if it is one of this lane.
+    pub(super) fn cancel(
+        &mut self,
+        now: Instant,
+        pid: u32,
+        secret: &Secret,
+        from: Requester,
+        actions: &mut Out,
+    ) {
+        let Some(id) = self.client_of_key(pid, secret) else {
+            return self.cancel_answered(now, from, actions);
+        };
+        let Some(client) = self.clients.get(id) else { return };
+        if client.wait.is_some() && matches!(client.phase, Phase::Ready) {
+            let message = "canceling statement due to user request";
+            self.refuse(now, id, sqlstate::QUERY_CANCELED, message, actions);
+            return self.cancel_answered(now, from, actions);
+        }
+        let running = client.server.filter(|server| {
+            self.server_ref(*server).is_some_and(|far| far.ledger.is_waiting())
+        });
+        match running {
+            Some(server) => self.send_cancel(now, server, Some(from), actions),
+            None => self.cancel_answered(now, from, actions),
+        }
+    }
+
+    /// The client with this key. Every client is looked at, in the same time whatever its key:
+    /// requests are rare, and nobody learns a key by asking.
+    fn client_of_key(&self, pid: u32, secret: &Secret) -> Option<ConnId> {
+        let fits = |key: &[u8]| {
+            let differences = key.iter().zip(secret.bytes()).map(|(a, b)| a ^ b);
+            key.len() == secret.bytes().len() && differences.fold(0, |all, one| all | one) == 0
+        };
+        let mut found = None;
+        for (id, client) in self.clients.iter() {
+            let greeted = matches!(client.phase, Phase::Ready);
+            if client.key.0 == pid && greeted {
+                let minor = client.login.as_ref().map_or(0, |login| login.minor);
+                if fits(client.secret(minor)) {
+                    found = Some(id);
+                }
+            }
+        }
+        found
+    }
+
+    /// Opens a connection that delivers a cancel request to a server.
+    pub(super) fn send_cancel(
+        &mut self,
+        now: Instant,
+        server: ConnId,
+        requester: Option<Requester>,
+        actions: &mut Out,
+    ) {
+        let Some(far) = self.server_mut(server) else { return };
+        far.cancels += 1;
+        let (address, key) = (far.address.clone(), (far.pid, far.secret.clone()));
+        let deadline = now + DELIVERY_MAX;
+        let errand = Errand {
+            server: Some(server),
+            requester,
+            key,
+            gone: false,
+            deadline,
+            scheduled: Scheduled::default(),
+        };
+        let id = self.servers.insert(|_| Far::Errand(errand));
+        if let Some(Far::Errand(errand)) = self.servers.get_mut(id) {
+            self.timers.schedule(&mut errand.scheduled, Owner::Conn(id), deadline);
+        }
+        actions.push(Action::Connect { conn: id, address });
+    }
+
+    /// A cancel request has been delivered, or never will be.
+    pub(super) fn errand_done(&mut self, now: Instant, id: ConnId, actions: &mut Out) {
+        let Some(Far::Errand(errand)) = self.servers.get_mut(id) else { return };
+        if errand.gone {
+            return;
+        }
+        errand.gone = true;
+        let late = errand.deadline <= now;
+        let (server, requester) = (errand.server.take(), errand.requester.take());
+        actions.push(Action::Close { conn: id, mode: CloseMode::Now });
+        if let Some(requester) = requester {
+            self.cancel_answered(now, requester, actions);
+        }
+        let Some(server) = server else { return };
+        let Some(far) = self.server_mut(server).filter(|far| !far.is_gone()) else { return };
+        far.cancels -= 1;
+        // One that did not end in time may still be delivered, to whoever has the server then.
+        far.unfit |= late;
+        if far.client.is_none() {
+            self.settle_abandoned(now, server, actions);
+        }
+    }
+
+    /// This lane is done with a request: tells the connection it came in on.
+    fn cancel_answered(&mut self, now: Instant, (core, conn): Requester, actions: &mut Out) {
+        if core == self.core {
+            self.cancelled(now, conn, actions);
+        } else {
+            actions.push(Action::Post { to: core, mail: Box::new(Mail::Cancelled { conn }) });
+        }
+    }
+
+    /// One of the lanes that were asked is done with a request.
+    pub(super) fn cancelled(&mut self, now: Instant, conn: ConnId, actions: &mut Out) {
+        let Some(client) = self.clients.get_mut(conn) else { return };
+        if !matches!(client.phase, Phase::Cancelling) {
+            return;
+        }
+        client.left = client.left.saturating_sub(1);
+        if client.left == 0 {
+            self.client_left(now, conn, CloseMode::Flush, actions);
+        }
+    }
+
+    /// The lane this is.
+    pub fn core(&self) -> Core {
+        self.core
+    }
+}

@@ -1,0 +1,190 @@
+//! One client, as its lane sees it.
+
+use crate::auth_client::ClientAuth;
+use crate::hints::Hints;
+use crate::id::{ConnId, Core};
+use crate::lane::console::Console;
+use crate::lane::rerun::Flight;
+use crate::mail::Peer;
+use crate::prepared::{ClientStatements, StatementId};
+use crate::state::{Parameters, Pins};
+use crate::time::Instant;
+use crate::timers::Scheduled;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Where a client is in its life.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// The startup packet is awaited.
+    Startup,
+    /// It proves who it is.
+    Auth(Box<ClientAuth>),
+    /// The control thread is asked whether there is room for it.
+    Entering,
+    /// A server is awaited: for the parameters to greet it with, or for good (session mode).
+    Welcoming,
+    /// It talks to servers.
+    Ready,
+    /// It talks to the console.
+    Console(Box<Console>),
+    /// It talks to a server of its own, unread (replication).
+    Raw,
+    /// It carried a cancel request, and hears nothing until that is delivered.
+    Cancelling,
+    /// Closed; the driver has not let go of it yet.
+    Gone,
+}
+
+/// What happens to the rest of a message whose head was seen.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) enum Fate {
+    /// It goes to the server.
+    #[default]
+    Pass,
+    /// It goes nowhere.
+    Drop,
+}
+
+/// Whether an error was said in place of an answer, so that messages are dropped.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) enum Failing {
+    #[default]
+    No,
+    /// The message that failed is the next one.
+    First,
+    /// It was an extended one: everything is dropped up to the Sync.
+    ToSync,
+}
+
+/// Its wish for a server.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Wait {
+    pub(super) since: Instant,
+    /// Tells this wish from earlier ones of the same client that still stand in the queue.
+    pub(super) ticket: u64,
+}
+
+/// What it said in its startup packet; kept until it is greeted.
+#[derive(Debug, Default)]
+pub(super) struct Login {
+    pub(super) startup: Vec<(String, String)>,
+    pub(super) minor: u16,
+    pub(super) replication: bool,
+    /// SSLRequest and GSSENCRequest, each of which is answered once.
+    pub(super) refused_encryption: u8,
+}
+
+/// The unnamed statement, which a client may bind long after it was parsed.
+#[derive(Debug, Default)]
+pub(super) struct Unnamed {
+    /// As in Parse, behind the name; empty: there is none.
+    pub(super) body: Vec<u8>,
+    /// Counts its Parse messages.
+    pub(super) sequence: u64,
+    pub(super) hints: Hints,
+}
+
+/// One client.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) number: u64,
+    pub(super) peer: Peer,
+    pub(super) phase: Phase,
+    pub(super) connected: Instant,
+    pub(super) requested: Instant,
+    pub(super) user: Arc<str>,
+    pub(super) database: Arc<str>,
+    pub(super) pool: Option<usize>,
+    pub(super) key: (u32, [u8; 32]),
+    pub(super) login: Option<Box<Login>>,
+    /// It was counted by the control thread.
+    pub(super) entered: bool,
+    /// `clients_max` was reached when it came.
+    pub(super) refused: bool,
+
+    pub(super) server: Option<ConnId>,
+    pub(super) wait: Option<Wait>,
+    /// Bytes still to come of a message whose head was seen, and what happens to them.
+    pub(super) left: usize,
+    pub(super) fate: Fate,
+    pub(super) failing: Failing,
+
+    /// Parameters it means its session to have.
+    pub(super) state: Arc<Parameters>,
+    /// Those of its startup packet: what RESET brings back.
+    pub(super) startup: Arc<Parameters>,
+    pub(super) names: ClientStatements,
+    /// Names whose Parse has not been answered.
+    pub(super) unconfirmed: Vec<(Box<[u8]>, StatementId)>,
+    pub(super) unnamed: Option<Box<Unnamed>>,
+    pub(super) flight: Option<Box<Flight>>,
+    /// What its texts may have done since the session was last inspected.
+    pub(super) hints: Hints,
+    pub(super) pins: Pins,
+    pub(super) custom: Option<Box<BTreeSet<String>>>,
+
+    pub(super) transaction_since: Option<Instant>,
+    pub(super) query_since: Option<Instant>,
+    /// When it was last answered inside a transaction.
+    pub(super) idle_in_since: Option<Instant>,
+    pub(super) idle_since: Instant,
+    pub(super) scheduled: Scheduled,
+}
+
+impl Client {
+    pub(super) fn new(number: u64, peer: Peer, now: Instant, nothing: &Nothing) -> Self {
+        Self {
+            number,
+            peer,
+            phase: Phase::Startup,
+            connected: now,
+            requested: now,
+            user: Arc::clone(&nothing.text),
+            database: Arc::clone(&nothing.text),
+            pool: None,
+            key: (0, [0; 32]),
+            login: None,
+            entered: false,
+            refused: false,
+            server: None,
+            wait: None,
+            left: 0,
+            fate: Fate::Pass,
+            failing: Failing::No,
+            state: Arc::clone(&nothing.parameters),
+            startup: Arc::clone(&nothing.parameters),
+            names: ClientStatements::default(),
+            unconfirmed: Vec::new(),
+            unnamed: None,
+            flight: None,
+            hints: Hints::default(),
+            pins: Pins::default(),
+            custom: None,
+            transaction_since: None,
+            query_since: None,
+            idle_in_since: None,
+            idle_since: now,
+            scheduled: Scheduled::default(),
+        }
+    }
+
+    /// The bytes of its cancel secret: four in protocol 3.0, 32 from 3.2 on.
+    pub(super) fn secret(&self, minor: u16) -> &[u8] {
+        if minor >= 2 { &self.key.1 } else { &self.key.1[..4] }
+    }
+
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(self.phase, Phase::Gone)
+    }
+}
+
+/// Shared empty values, so that a client without anything costs nothing.
+#[derive(Debug)]
+pub(super) struct Nothing {
+    pub(super) text: Arc<str>,
+    pub(super) parameters: Arc<Parameters>,
+}
+
+/// A cancel request's way: the core and connection it came in on.
+pub(super) type Requester = (Core, ConnId);

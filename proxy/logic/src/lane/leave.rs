@@ -1,0 +1,186 @@
+//! Endings: clients that leave, servers that are lost or closed.
+
+use crate::action::{Action, CloseMode};
+use crate::hints::Hints;
+use crate::id::ConnId;
+use crate::lane::client::{Fate, Phase as ClientPhase};
+use crate::lane::server::{Far, Phase, ServerError};
+use crate::lane::{Lane, Out};
+use crate::mail::Mail;
+use crate::time::Instant;
+use pgring_wire::backend::sqlstate;
+use pgring_wire::backend::write::ErrorText;
+use std::sync::Arc;
+
+impl Lane {
+    /// A client has vanished, or is sent away: what it left running is cancelled.
+    pub(super) fn client_left(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        mode: CloseMode,
+        actions: &mut Out,
+    ) {
+        self.leave(now, id, mode, true, actions);
+    }
+
+    /// A client has said goodbye: what it asked for before is carried out.
+    pub(super) fn client_parted(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        mode: CloseMode,
+        actions: &mut Out,
+    ) {
+        self.leave(now, id, mode, false, actions);
+    }
+
+    fn leave(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        mode: CloseMode,
+        cancel: bool,
+        actions: &mut Out,
+    ) {
+        let Some(client) = self.clients.get_mut(id).filter(|client| !client.is_gone()) else {
+            return;
+        };
+        let raw = matches!(client.phase, ClientPhase::Raw);
+        client.phase = ClientPhase::Gone;
+        actions.push(Action::Close { conn: id, mode });
+        let partial = client.left > 0 && client.fate == Fate::Pass;
+        let looked = Hints::STATE | Hints::PIN | Hints::UNPIN;
+        let dirty = client.hints.has(looked) || !client.pins.is_empty();
+        let server = client.server.take();
+        let waited = client.wait.take().is_some();
+        client.unnamed = None;
+        for statement in client.names.drain() {
+            self.texts.release(statement);
+        }
+        if client.entered {
+            let mail = Mail::Left {
+                database: Arc::clone(&client.database),
+                user: Arc::clone(&client.user),
+            };
+            actions.push(Action::Tell(Box::new(mail)));
+        }
+        let Some(pool) = client.pool else { return };
+        self.pools[pool].clients -= 1;
+        if waited {
+            self.pools[pool].unqueue();
+            self.ask(now, pool, actions);
+        }
+        let Some(server) = server else { return };
+        let session = self.is_session_mode(pool);
+        self.abandon(now, server, (partial || raw, dirty || session, cancel), actions);
+    }
+
+    /// Closes a server that nobody uses. Its place in the budget is used again or given back.
+    pub(super) fn close_server(&mut self, now: Instant, id: ConnId, actions: &mut Out) {
+        let Some(far) = self.server_mut(id).filter(|far| !far.is_gone()) else { return };
+        // A goodbye behind half a message would complete it.
+        let between = matches!(far.phase, Phase::Idle | Phase::Busy) && far.ledger.is_settled();
+        let polite = between && far.left == 0 && !far.unfit;
+        self.uncount(now, id, None, actions);
+        if polite {
+            Self::part(id, actions);
+        } else {
+            actions.push(Action::Close { conn: id, mode: CloseMode::Now });
+        }
+    }
+
+    /// Takes a server out of the books of its pool.
+    fn uncount(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        failure: Option<ServerError>,
+        actions: &mut Out,
+    ) {
+        let Some(far) = self.servers.get_mut(id).and_then(Far::server_mut) else { return };
+        let (pool, counted, opening) = (far.pool, far.counted, far.is_opening());
+        far.phase = Phase::Gone;
+        for statement in far.statements.clear() {
+            self.texts.release(statement);
+        }
+        if !counted {
+            return;
+        }
+        let rank = &mut self.pools[pool];
+        rank.remove_idle(id);
+        rank.held -= 1;
+        if opening {
+            rank.opening -= 1;
+        }
+        if let Some(error) = failure {
+            self.open_failed(now, pool, error, actions);
+        } else if rank.surplus > 0 {
+            rank.surplus -= 1;
+            self.give_back(pool, 1, actions);
+        } else {
+            // Kept for whoever waits; `ask` gives it back if nobody does.
+            rank.permits += 1;
+            self.ask(now, pool, actions);
+        }
+        self.check_orders(actions);
+    }
+
+    /// A server connection has ended, or must.
+    pub(super) fn server_lost(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        reason: &str,
+        actions: &mut Out,
+    ) {
+        match self.servers.get_mut(id) {
+            None => return,
+            Some(Far::Errand(_)) => return self.errand_done(now, id, actions),
+            Some(Far::Server(_)) => {}
+        }
+        let Some(far) = self.server_mut(id).filter(|far| !far.is_gone()) else { return };
+        let opening = far.is_opening();
+        let client = far.client.take();
+        let (running, dying, counted) = (far.ledger.is_waiting(), far.dying, far.counted);
+        let error = far.error.take();
+        let failure = opening.then(|| match &error {
+            Some(error) => (**error).clone(),
+            None => ServerError { code: String::new(), message: reason.to_owned() },
+        });
+        self.uncount(now, id, failure.filter(|_| counted), actions);
+        actions.push(Action::Close { conn: id, mode: CloseMode::Now });
+        let Some(client) = client else { return };
+        if let Some(client) = self.clients.get_mut(client) {
+            client.server = None;
+        }
+        if opening {
+            let error = error.map_or_else(
+                || ServerError { code: String::new(), message: reason.to_owned() },
+                |error| *error,
+            );
+            return self.refuse_welcome(now, client, &error.code, &error.message, actions);
+        }
+        if !dying {
+            Self::say_lost(client, reason, running, actions);
+        }
+        self.client_left(now, client, CloseMode::Flush, actions);
+    }
+
+    /// A statement that was sent may have been carried out: nobody can know, and that is what
+    /// the client is told (SQLSTATE 08007).
+    fn say_lost(client: ConnId, reason: &str, running: bool, actions: &mut Out) {
+        let detail = format!("Connection to the server: {reason}.");
+        let text = if running {
+            ErrorText::fatal(
+                sqlstate::TRANSACTION_RESOLUTION_UNKNOWN,
+                "the server connection was lost while a statement was running",
+            )
+            .with_hint("Whether the statement took effect is unknown: check before repeating it.")
+        } else {
+            ErrorText::fatal(sqlstate::CONNECTION_FAILURE, "the server connection was lost")
+                .with_hint("The transaction, if one was open, has been rolled back. Connect again.")
+        };
+        Self::say(client, &text.with_detail(&detail), actions);
+    }
+}

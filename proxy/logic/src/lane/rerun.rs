@@ -1,0 +1,189 @@
+//! A prepared statement whose result type has changed: parsed afresh and run once more.
+//!
+//! `PostgreSQL` refuses to run a prepared statement whose result columns a DDL has changed since
+//! it was parsed (0A000, "cached plan must not change result type"). A client that prepared
+//! before the DDL, perhaps on another server, can do nothing about that. So the messages from
+//! its Bind to its Sync are kept while they are under way, and where nothing else is and no
+//! transaction is open, the error is swallowed and they are sent again behind a new Parse.
+
+use crate::id::ConnId;
+use crate::lane::traffic::Message;
+use crate::lane::{Lane, Out};
+use crate::ledger::{Entry, Expect, Origin};
+use crate::prepared::StatementId;
+use pgring_wire::backend::ErrorView;
+use pgring_wire::client::{bind_names, write};
+use pgring_wire::frame::{Header, LENGTH_MAX, header};
+
+/// What is kept of a flight; larger ones are not run again.
+const BYTES_MAX: usize = 4_096;
+
+/// Messages under way, from a Bind to a Sync.
+#[derive(Debug, Default)]
+pub(super) struct Flight {
+    /// As the client sent them.
+    bytes: Vec<u8>,
+    statement: Option<StatementId>,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum Stage {
+    /// Nothing is kept.
+    #[default]
+    Off,
+    /// Up to the Sync.
+    Recording,
+    /// All of it is kept, nothing came behind it.
+    Whole,
+    /// The error came; the `ReadyForQuery` behind it will be swallowed too.
+    Failed,
+}
+
+impl Lane {
+    /// A Bind of a named statement is about to be sent: the start of a flight, if nothing else
+    /// is under way.
+    pub(super) fn take_off(&mut self, id: ConnId, statement: StatementId, message: Message<'_>) {
+        let Some(client) = self.clients.get(id) else { return };
+        let alone = client.server.and_then(|server| self.server_ref(server)).is_some_and(|far| {
+            far.status == b'I' && !far.ledger.is_unsynced() && !far.ledger.is_waiting()
+        });
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let whole = message.body().is_some() && message.shown.len() <= BYTES_MAX;
+        if !alone || !whole {
+            return;
+        }
+        let flight = client.flight.get_or_insert_default();
+        flight.bytes.clear();
+        flight.statement = Some(statement);
+        flight.stage = Stage::Recording;
+    }
+
+    /// Every message of a client passes here once it is on its way.
+    pub(super) fn log_flight(&mut self, id: ConnId, message: Message<'_>) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let Some(flight) = &mut client.flight else { return };
+        match flight.stage {
+            Stage::Recording => {}
+            Stage::Whole => {
+                flight.stage = Stage::Off;
+                return;
+            }
+            Stage::Off | Stage::Failed => return,
+        }
+        let fits = flight.bytes.len() + message.shown.len() <= BYTES_MAX;
+        let simple = matches!(message.head.tag, b'B' | b'D' | b'E' | b'S')
+            && (message.head.tag != b'B' || flight.bytes.is_empty())
+            && (message.head.tag != b'D' || message.shown.get(Header::SIZE) == Some(&b'P'));
+        if !fits || !simple || message.body().is_none() {
+            flight.stage = Stage::Off;
+            return;
+        }
+        flight.bytes.extend_from_slice(message.shown);
+        if message.head.tag == b'S' {
+            flight.stage = Stage::Whole;
+        }
+    }
+
+    /// Whether an error is the one that a new Parse cures, and may be cured: then it is
+    /// swallowed.
+    pub(super) fn is_curable(&mut self, id: ConnId, body: &[u8], whose: Option<Entry>) -> bool {
+        let bind = whose.is_some_and(|entry| {
+            entry.expect == Expect::Bind && entry.origin == Origin::Client
+        });
+        let view = ErrorView::new(body);
+        if !bind || view.code() != Some(b"0A000") || view.field(b'R') != Some(b"RevalidateCachedQuery") {
+            return false;
+        }
+        let Some(far) = self.server_ref(id) else { return false };
+        let Some(client) = far.client.and_then(|client| self.clients.get_mut(client)) else {
+            return false;
+        };
+        let Some(flight) = &mut client.flight else { return false };
+        if flight.stage == Stage::Whole {
+            flight.stage = Stage::Failed;
+            return true;
+        }
+        // Too late for this one; the next finds a new Parse.
+        let statement = flight.statement;
+        if let Some(statement) = statement {
+            self.unlearn(id, statement);
+        }
+        false
+    }
+
+    /// Whether the `ReadyForQuery` at hand ends a flight that failed and is to start again.
+    pub(super) fn is_failed_flight(&self, server: ConnId) -> bool {
+        let client = self.server_ref(server).and_then(|far| far.client);
+        let flight = client.and_then(|id| self.clients.get(id)?.flight.as_ref());
+        flight.is_some_and(|flight| flight.stage == Stage::Failed)
+    }
+
+    /// A flight is over, well or not.
+    pub(super) fn land(&mut self, id: ConnId) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        if let Some(flight) = &mut client.flight {
+            flight.stage = Stage::Off;
+        }
+    }
+
+    fn unlearn(&mut self, server: ConnId, statement: StatementId) {
+        let Some(far) = self.server_mut(server) else { return };
+        if far.statements.forget(statement).is_some() {
+            self.texts.release(statement);
+        }
+    }
+
+    /// Sends a failed flight again.
+    pub(super) fn rerun(&mut self, server: ConnId, actions: &mut Out) {
+        let Some(id) = self.server_ref(server).and_then(|far| far.client) else { return };
+        let Some(flight) = self.clients.get_mut(id).and_then(|client| client.flight.as_mut())
+        else {
+            return;
+        };
+        flight.stage = Stage::Off;
+        let bytes = core::mem::take(&mut flight.bytes);
+        let Some(statement) = flight.statement else { return };
+        self.unlearn(server, statement);
+        let mut rest = &bytes[..];
+        while let Ok(Some(head)) = header(rest, LENGTH_MAX) {
+            let (message, behind) = rest.split_at(head.total());
+            rest = behind;
+            let expect = match head.tag {
+                b'B' => {
+                    self.bind_again(id, server, statement, message, actions);
+                    continue;
+                }
+                b'D' => Expect::DescribePortal,
+                b'E' => Expect::Execute,
+                _ => Expect::Sync,
+            };
+            self.push(id, expect, Origin::Client, 0);
+            actions.write(server, |out| out.extend_from_slice(message));
+        }
+        if let Some(flight) = self.clients.get_mut(id).and_then(|client| client.flight.as_mut()) {
+            flight.bytes = bytes;
+        }
+    }
+
+    fn bind_again(
+        &mut self,
+        id: ConnId,
+        server: ConnId,
+        statement: StatementId,
+        message: &[u8],
+        actions: &mut Out,
+    ) {
+        let name = self.ensure_name(id, server, statement, actions);
+        let body = &message[Header::SIZE..];
+        let Some(names) = bind_names(body) else { return };
+        let values = &body[names.end..];
+        let mut sent = Ok(());
+        actions.write(server, |out| {
+            sent = write::bind_header(out, names.portal, name.as_bytes(), values.len());
+            out.extend_from_slice(values);
+        });
+        assert!(sent.is_ok(), "what is kept of a flight is far below the largest message");
+        self.push(id, Expect::Bind, Origin::Client, 0);
+    }
+}

@@ -1,0 +1,289 @@
+//! The end of a transaction: who keeps the server, and what must happen before it is free.
+//!
+//! A server leaves its client only when nothing is due on it, its last word was
+//! `ReadyForQuery` with status `I`, no cancel request is on its way to it, and nothing pins it
+//! (invariant I2). Where a text may have changed the session, the server is asked first what the
+//! session has become; the client does not wait for that.
+
+use crate::action::{Action, CloseMode};
+use crate::hints::Hints;
+use crate::id::ConnId;
+use crate::lane::client::Phase as ClientPhase;
+use crate::lane::server::{Phase, purpose};
+use crate::lane::{Lane, Out};
+use crate::ledger::{Expect, Origin};
+use crate::state::{Inspected, Pins, inspection};
+use crate::time::{Duration, Instant};
+use crate::timers::Owner;
+use pgring_wire::backend::sqlstate;
+use pgring_wire::backend::write::ErrorText;
+use pgring_wire::client::write;
+
+impl Lane {
+    /// A server may have come to rest.
+    pub(super) fn settle(&mut self, now: Instant, server: ConnId, actions: &mut Out) {
+        let Some(far) = self.server_ref(server) else { return };
+        if !matches!(far.phase, Phase::Busy) || !far.ledger.is_settled() || far.left > 0 {
+            return;
+        }
+        if far.dying {
+            return;
+        }
+        let (status, pool) = (far.status, far.pool);
+        let Some(id) = far.client else { return self.settle_abandoned(now, server, actions) };
+        if status != b'I' {
+            return self.stays_in_transaction(now, id, pool, actions);
+        }
+        if self.is_session_mode(pool) {
+            return self.client_idles(now, id);
+        }
+        let spent = Self::is_spent(far);
+        let Some(client) = self.clients.get_mut(id) else { return };
+        if client.left > 0 || !matches!(client.phase, ClientPhase::Ready) {
+            return;
+        }
+        let asks = Hints::STATE | Hints::PIN | Hints::UNPIN;
+        if client.hints.has(asks) && !spent {
+            client.hints = Hints::NONE;
+            return self.inspect(server, id, actions);
+        }
+        client.hints = Hints::NONE;
+        if !client.pins.is_empty() && !spent {
+            return self.client_idles(now, id);
+        }
+        self.detach(now, id, server, actions);
+    }
+
+    /// Takes a server from a client that is done with it.
+    fn detach(&mut self, now: Instant, id: ConnId, server: ConnId, actions: &mut Out) {
+        self.land(id);
+        if let Some(client) = self.clients.get_mut(id) {
+            client.server = None;
+            client.unconfirmed.clear();
+        }
+        self.client_idles(now, id);
+        let Some(far) = self.server_mut(server) else { return };
+        far.client = None;
+        let (clean, pool) = (far.is_clean(), far.pool);
+        actions.push(Action::Unpair(server));
+        if clean {
+            self.free(now, server, actions);
+        } else {
+            self.settle_abandoned(now, server, actions);
+        }
+        if !self.drained(now, id, actions) && self.pools[pool].removed {
+            self.evict_client(now, id, actions);
+        }
+    }
+
+    fn stays_in_transaction(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        pool: usize,
+        actions: &mut Out,
+    ) {
+        if self.is_statement_mode(pool) {
+            let text = ErrorText::fatal(
+                sqlstate::PROTOCOL_VIOLATION,
+                "transactions of several statements are not allowed in statement pooling mode",
+            )
+            .with_hint("Set pool.mode = \"transaction\" for this database.");
+            return self.fatal(now, id, &text, actions);
+        }
+        self.client_idles(now, id);
+    }
+
+    /// Asks a server what the session has become.
+    fn inspect(&mut self, server: ConnId, id: ConnId, actions: &mut Out) {
+        let Some(client) = self.clients.get(id) else { return };
+        let Some(far) = self.server_ref(server) else { return };
+        let mut custom = client.custom.as_deref().cloned().unwrap_or_default();
+        let dotted = |name: &&String| name.contains('.');
+        custom.extend(far.state.keys().filter(dotted).cloned());
+        custom.extend(client.startup.keys().filter(dotted).cloned());
+        let sql = inspection(&self.pools[far.pool].key.user, &custom);
+        if let Some(far) = self.server_mut(server) {
+            far.inspected = Some(Box::new(Inspected::default()));
+        }
+        self.own_query(server, &sql, purpose::INSPECT, actions);
+    }
+
+    /// A query of pgring's own is answered.
+    pub(super) fn own_done(&mut self, now: Instant, server: ConnId, why: u32, actions: &mut Out) {
+        match why {
+            purpose::INSPECT => self.inspected(server),
+            purpose::VERIFY => self.verified(now, server, actions),
+            purpose::REPLAY => self.replayed(now, server, actions),
+            purpose::ROLLBACK | purpose::RESET => {
+                if let Some(far) = self.server_mut(server)
+                    && far.error.take().is_some()
+                {
+                    far.unfit = true;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The server has said what the session has become.
+    fn inspected(&mut self, server: ConnId) {
+        let Some(far) = self.servers.get_mut(server).and_then(|far| far.server_mut()) else {
+            return;
+        };
+        let found = far.inspected.take();
+        let failed = far.error.take().is_some();
+        let client = far.client.and_then(|client| self.clients.get_mut(client));
+        let (Some(found), false) = (found, failed) else {
+            // What cannot be asked cannot be undone: the client keeps the server, then it goes.
+            far.dirty = true;
+            if let Some(client) = client {
+                client.pins.insert(Pins::UNKNOWN);
+            }
+            return;
+        };
+        far.state = self.states.intern(found.parameters.clone());
+        let Some(client) = client else { return };
+        // RESET brings back what the startup packet said, which the server cannot know.
+        let mut wanted = found.parameters;
+        for (name, value) in &*client.startup {
+            wanted.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+        client.state = self.states.intern(wanted);
+        let mut pins = found.pins;
+        if client.pins.contains(Pins::UNKNOWN) {
+            pins.insert(Pins::UNKNOWN);
+        }
+        client.pins = pins;
+    }
+
+    /// A replay has been answered. If it failed, the client's statement behind it ran in a
+    /// session that was not the client's: nothing more may happen there.
+    fn replayed(&mut self, now: Instant, server: ConnId, actions: &mut Out) {
+        let Some(far) = self.server_mut(server) else { return };
+        let (Some(error), Some(id)) = (far.error.take(), far.client) else { return };
+        far.unfit = true;
+        let message = format!("session parameters could not be restored: {}", error.message);
+        let text = ErrorText::fatal(&error.code, &message)
+            .with_hint("The statement behind it may have run without them.");
+        self.fatal(now, id, &text, actions);
+        self.close_server(now, server, actions);
+    }
+
+    /// An exchange with the client is complete.
+    pub(super) fn exchange_done(&mut self, now: Instant, server: ConnId) {
+        let Some(far) = self.server_ref(server) else { return };
+        let (status, pool) = (far.status, far.pool);
+        let Some(id) = far.client else { return };
+        let waiting = far.ledger.is_waiting();
+        let Some(client) = self.clients.get_mut(id) else { return };
+        client.requested = now;
+        let stats = &mut self.pools[pool].stats;
+        if let Some(since) = client.query_since.take() {
+            let took = now.since(since);
+            stats.query_us += u64::try_from(took.as_micros()).unwrap_or(0);
+            stats.query_times.observe(took);
+        }
+        if status == b'I' {
+            stats.transactions += 1;
+            client.idle_in_since = None;
+            if let Some(since) = client.transaction_since.take() {
+                let took = now.since(since);
+                stats.transaction_us += u64::try_from(took.as_micros()).unwrap_or(0);
+                stats.transaction_times.observe(took);
+            }
+            client.transaction_since = waiting.then_some(now);
+        } else {
+            client.idle_in_since = Some(now);
+            client.transaction_since.get_or_insert(now);
+        }
+        if waiting {
+            client.query_since = Some(now);
+        }
+    }
+
+    /// A server whose client is gone, or done with it while something was still on its way, is
+    /// brought back to a clean state step by step.
+    pub(super) fn settle_abandoned(&mut self, now: Instant, server: ConnId, actions: &mut Out) {
+        let Some(far) = self.server_mut(server) else { return };
+        if !matches!(far.phase, Phase::Busy) || !far.ledger.is_settled() {
+            return;
+        }
+        if Self::is_spent(far) {
+            return self.close_server(now, server, actions);
+        }
+        if far.status != b'I' {
+            return self.own_query(server, "ROLLBACK", purpose::ROLLBACK, actions);
+        }
+        if far.dirty {
+            far.dirty = false;
+            let pool = far.pool;
+            let reset = if self.is_session_mode(pool) {
+                self.pools[pool].settings.server_reset_query.clone()
+            } else {
+                "DISCARD ALL".to_owned()
+            };
+            if !reset.is_empty() {
+                return self.own_query(server, &reset, purpose::RESET, actions);
+            }
+        }
+        let Some(far) = self.server_mut(server) else { return };
+        if far.cancels > 0 {
+            return;
+        }
+        self.free(now, server, actions);
+    }
+
+    /// Takes the server of a client that has left.
+    pub(super) fn abandon(
+        &mut self,
+        now: Instant,
+        server: ConnId,
+        (partial, dirty, cancel): (bool, bool, bool),
+        actions: &mut Out,
+    ) {
+        let Some(far) = self.server_mut(server) else { return };
+        far.client = None;
+        far.dirty |= dirty;
+        far.inspected = None;
+        actions.push(Action::Unpair(server));
+        // Half a message cannot be taken back, and a raw conversation was never followed.
+        if partial || !matches!(far.phase, Phase::Busy) || far.dying {
+            far.unfit = true;
+            return self.close_server(now, server, actions);
+        }
+        let Some(far) = self.server_mut(server) else { return };
+        if far.ledger.is_copying_in() {
+            far.ledger.push(Expect::CopyEnd, Origin::Own, 0);
+            actions.write(server, |out| {
+                write::copy_fail(out, "the client has left");
+            });
+        }
+        far.ledger.disown();
+        if far.ledger.is_unsynced() || far.ledger.is_skipping() {
+            far.ledger.push(Expect::Sync, Origin::Own, 0);
+            actions.write(server, write::sync);
+        }
+        let running = far.ledger.is_waiting();
+        let limit = now + Duration::from_secs(5);
+        far.cleaning = Some(limit);
+        let owner = Owner::Conn(server);
+        if let Some(far) = self.servers.get_mut(server).and_then(|far| far.server_mut()) {
+            self.timers.schedule(&mut far.scheduled, owner, limit);
+        }
+        if running && cancel {
+            self.send_cancel(now, server, None, actions);
+        }
+        self.settle_abandoned(now, server, actions);
+    }
+
+    /// A client of a database that is no more.
+    pub(super) fn evict_client(&mut self, now: Instant, id: ConnId, actions: &mut Out) {
+        let text = ErrorText::fatal(
+            sqlstate::ADMIN_SHUTDOWN,
+            "the database has been removed from the configuration",
+        );
+        Self::say(id, &text, actions);
+        self.client_left(now, id, CloseMode::Flush, actions);
+    }
+}

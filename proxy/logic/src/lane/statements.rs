@@ -1,0 +1,510 @@
+//! Prepared statements in transaction mode: names are the client's, statements the server's.
+//!
+//! A named Parse is sent under a name of our own, or not at all where the server has the same
+//! text and types already; then `ParseComplete` is told when its turn comes. A Bind or Describe
+//! gets its Parse in front where the server lacks it. The unnamed statement keeps its name: it is
+//! parsed again only if something else was unnamed on that server since.
+
+use crate::hints::{Deallocate, Hints, deallocate, scan};
+use crate::id::ConnId;
+use crate::lane::client::Fate;
+use crate::lane::server::purpose;
+use crate::lane::traffic::{Message, Step};
+use crate::lane::{Lane, Out};
+use crate::ledger::{Expect, Origin};
+use crate::prepared::{ServerName, StatementId};
+use crate::time::Instant;
+use pgring_wire::client::{Parse, Target, bind_names, write};
+use pgring_wire::frame::{FrameError, Header};
+
+/// Our own names for statements start so; a client's name that does too is never sent as it is.
+const PREFIX: &[u8] = b"pgring_";
+
+/// Where a statement name leads.
+enum Named {
+    /// The unnamed statement.
+    Unnamed,
+    /// A statement the client has parsed.
+    Known(StatementId),
+    /// Nothing of ours: one prepared by SQL, or a mistake the server will name.
+    Unknown,
+}
+
+impl Lane {
+    fn looks(&self, id: ConnId) -> bool {
+        let pool = self.clients.get(id).and_then(|client| client.pool);
+        pool.is_some_and(|pool| {
+            !self.is_session_mode(pool) && self.pools[pool].settings.prepared_statements > 0
+        })
+    }
+
+    /// Parse.
+    pub(super) fn parse(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        message: Message<'_>,
+        actions: &mut Out,
+    ) -> Step {
+        let looks = self.looks(id);
+        let small = message.head.body() <= self.config.limits.statement_bytes_max;
+        if looks && small && message.body().is_none() {
+            return Step::More;
+        }
+        if let Some(step) = self.need_server(now, id, actions) {
+            return step;
+        }
+        self.count_parse(id);
+        if !looks || !small {
+            if looks || self.watches(id) {
+                // What is not read may do anything, and cannot be parsed again elsewhere.
+                self.note_text(id, None);
+                self.pin_unknown(id);
+            }
+            return self.expected(id, message, Expect::Parse, actions);
+        }
+        let Some(Ok(parse)) = message.body().map(Parse::read) else {
+            return self.malformed(now, id, message.head.tag, actions);
+        };
+        if let Some(step) = self.extended_deallocate(now, id, message, &parse, actions) {
+            return step;
+        }
+        if parse.name.is_empty() {
+            self.parse_unnamed(id, &parse);
+            return self.expected(id, message, Expect::Parse, actions);
+        }
+        self.parse_named(id, &parse, actions);
+        Step::Took(message.shown.len())
+    }
+
+    /// Whether session state is followed for this client.
+    fn watches(&self, id: ConnId) -> bool {
+        let pool = self.clients.get(id).and_then(|client| client.pool);
+        pool.is_some_and(|pool| !self.is_session_mode(pool))
+    }
+
+    fn count_parse(&mut self, id: ConnId) {
+        if let Some(pool) = self.clients.get(id).and_then(|client| client.pool) {
+            self.pools[pool].stats.client_parses += 1;
+            self.pools[pool].stats.server_parses += 1;
+        }
+    }
+
+    fn parse_unnamed(&mut self, id: ConnId, parse: &Parse<'_>) {
+        let hints = scan(parse.text);
+        self.note_hints(id, hints, Some(parse.text));
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let unnamed = client.unnamed.get_or_insert_default();
+        unnamed.body.clear();
+        unnamed.body.extend_from_slice(parse.body_after_name);
+        unnamed.sequence += 1;
+        unnamed.hints = hints;
+        let (sequence, server) = (unnamed.sequence, client.server);
+        if let Some(far) = server.and_then(|server| self.server_mut(server)) {
+            far.unnamed = Some((id, sequence));
+        }
+    }
+
+    fn parse_named(&mut self, id: ConnId, parse: &Parse<'_>, actions: &mut Out) {
+        let text = parse.text;
+        let statement = self.texts.intern(parse.body_after_name, || scan(text));
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let Some(server) = client.server else { return };
+        let taken = client.names.get(parse.name).is_some();
+        if !taken {
+            client.names.insert(parse.name, statement);
+            client.unconfirmed.push((parse.name.into(), statement));
+        }
+        let known = self.server_mut(server).and_then(|far| far.statements.get(statement));
+        if taken {
+            // The name is in use: a server says so best, so it is asked to parse twice.
+            self.ensure(id, server, statement, actions);
+            let number = self.server_mut(server).and_then(|far| far.statements.get(statement));
+            self.send_parse(server, statement, number.unwrap_or(0), actions);
+            self.push(id, Expect::Parse, Origin::Client, 0);
+            self.texts.release(statement);
+        } else if known.is_some() {
+            if let Some(pool) = self.clients.get(id).and_then(|client| client.pool) {
+                self.pools[pool].stats.server_parses -= 1;
+            }
+            self.push(id, Expect::Parse, Origin::Told, 0);
+            self.tell(server, actions);
+        } else {
+            self.add(server, statement, actions);
+            self.push(id, Expect::Parse, Origin::Client, statement.mark());
+        }
+    }
+
+    /// Puts a statement on a server: room first, then its Parse. The answer is due to whoever
+    /// the caller says.
+    fn add(&mut self, server: ConnId, statement: StatementId, actions: &mut Out) {
+        self.texts.retain(statement);
+        let bytes = self.texts.body(statement).len();
+        let Some(far) = self.server_mut(server) else { return };
+        let number = far.statements.add(statement, bytes);
+        let pool = far.pool;
+        let settings = &self.pools[pool].settings;
+        let (count_max, bytes_max) = (settings.prepared_statements, settings.prepared_bytes);
+        loop {
+            let Some(far) = self.server_mut(server) else { return };
+            let Some((old, old_number)) = far.statements.evict(count_max, bytes_max) else { break };
+            far.ledger.push(Expect::Close, Origin::Own, 0);
+            let name = ServerName::new(old_number);
+            actions.write(server, |out| write::close(out, b'S', name.as_bytes()));
+            self.texts.release(old);
+        }
+        self.send_parse(server, statement, number, actions);
+    }
+
+    fn send_parse(&self, server: ConnId, statement: StatementId, number: u64, actions: &mut Out) {
+        let (body, name) = (self.texts.body(statement), ServerName::new(number));
+        let mut sent = Ok(());
+        actions.write(server, |out| sent = write::parse(out, name.as_bytes(), body));
+        assert!(sent.is_ok(), "a statement that is kept is far below the largest message");
+    }
+
+    /// Makes sure that a server has a statement; tells its number there.
+    fn ensure(
+        &mut self,
+        id: ConnId,
+        server: ConnId,
+        statement: StatementId,
+        actions: &mut Out,
+    ) -> u64 {
+        let known = self.server_mut(server).and_then(|far| far.statements.get(statement));
+        if let Some(number) = known {
+            return number;
+        }
+        self.add(server, statement, actions);
+        self.push(id, Expect::Parse, Origin::Own, purpose::PARSE | statement.mark());
+        if let Some(pool) = self.clients.get(id).and_then(|client| client.pool) {
+            self.pools[pool].stats.server_parses += 1;
+        }
+        self.server_mut(server).and_then(|far| far.statements.get(statement)).unwrap_or(0)
+    }
+
+    /// The same, as the name it has there.
+    pub(super) fn ensure_name(
+        &mut self,
+        id: ConnId,
+        server: ConnId,
+        statement: StatementId,
+        actions: &mut Out,
+    ) -> ServerName {
+        ServerName::new(self.ensure(id, server, statement, actions))
+    }
+
+    fn lookup(&self, id: ConnId, name: &[u8]) -> Named {
+        if name.is_empty() {
+            return Named::Unnamed;
+        }
+        let known = self.clients.get(id).and_then(|client| client.names.get(name));
+        known.map_or(Named::Unknown, Named::Known)
+    }
+
+    /// The name to use on the server for a client's statement name, with its Parse in front if
+    /// it is needed; none: the client's own name will do.
+    fn translate(&mut self, id: ConnId, name: &[u8], actions: &mut Out) -> Option<Vec<u8>> {
+        let server = self.clients.get(id)?.server?;
+        match self.lookup(id, name) {
+            Named::Unnamed => self.ensure_unnamed(id, server, actions),
+            Named::Known(statement) => {
+                let hints = self.texts.hints(statement);
+                if !hints.is_empty() {
+                    let body = self.texts.body(statement).clone();
+                    self.note_hints(id, hints, Some(super::lending::text_of(&body)));
+                }
+                let number = self.ensure(id, server, statement, actions);
+                Some(ServerName::new(number).as_bytes().to_vec())
+            }
+            Named::Unknown if name.starts_with(PREFIX) => Some([b"no ", name].concat()),
+            Named::Unknown => None,
+        }
+    }
+
+    /// Makes sure that the unnamed statement of the server is this client's.
+    fn ensure_unnamed(&mut self, id: ConnId, server: ConnId, actions: &mut Out) -> Option<Vec<u8>> {
+        let client = self.clients.get(id)?;
+        let mine = client.unnamed.as_ref().filter(|unnamed| !unnamed.body.is_empty());
+        let wanted = mine.map(|unnamed| (id, unnamed.sequence));
+        let far = self.servers.get_mut(server)?.server_mut()?;
+        let Some(wanted) = wanted else {
+            // The client has none. If the server has one it is another's: a name that nobody
+            // has lets the server say that there is none.
+            return far.unnamed.is_some().then(|| b"no unnamed statement".to_vec());
+        };
+        let unnamed = mine?;
+        let hints = unnamed.hints;
+        if far.unnamed != Some(wanted) {
+            let body = &unnamed.body;
+            let mut sent = Ok(());
+            actions.write(server, |out| sent = write::parse(out, b"", body));
+            assert!(sent.is_ok(), "a statement that is kept is far below the largest message");
+            far.unnamed = Some(wanted);
+            far.ledger.push(Expect::Parse, Origin::Own, purpose::PARSE);
+        }
+        let text = (!hints.is_empty()).then(|| super::lending::text_of(&unnamed.body).to_vec());
+        if let Some(text) = text {
+            self.note_hints(id, hints, Some(&text));
+        }
+        None
+    }
+
+    /// A simple Query drops the unnamed statement, here as there.
+    pub(super) fn forget_unnamed(&mut self, id: ConnId) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        if let Some(unnamed) = &mut client.unnamed {
+            unnamed.body.clear();
+        }
+        let server = client.server;
+        if let Some(far) = server.and_then(|server| self.server_mut(server)) {
+            far.unnamed = None;
+        }
+    }
+
+    /// Bind.
+    pub(super) fn bind(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        message: Message<'_>,
+        actions: &mut Out,
+    ) -> Step {
+        if !self.looks(id) {
+            return self.extended(now, id, message, Expect::Bind, actions);
+        }
+        let prefix = message.shown.get(Header::SIZE..).unwrap_or_default();
+        let Some(names) = bind_names(prefix) else {
+            let whole = message.body().is_some();
+            if whole || prefix.len() > self.config.limits.statement_bytes_max {
+                return self.malformed(now, id, message.head.tag, actions);
+            }
+            return Step::More;
+        };
+        if let Some(step) = self.need_server(now, id, actions) {
+            return step;
+        }
+        if let Some(pool) = self.clients.get(id).and_then(|client| client.pool) {
+            self.pools[pool].stats.binds += 1;
+        }
+        if let Named::Known(statement) = self.lookup(id, names.statement) {
+            self.take_off(id, statement, message);
+        }
+        let Some(name) = self.translate(id, names.statement, actions) else {
+            return self.expected(id, message, Expect::Bind, actions);
+        };
+        let Some(server) = self.clients.get(id).and_then(|client| client.server) else {
+            return Step::Over;
+        };
+        let start = Header::SIZE + names.end;
+        let rest = message.head.total() - start;
+        let mut sent = Ok(());
+        actions.write(server, |out| sent = write::bind_header(out, names.portal, &name, rest));
+        if let Err(error) = sent {
+            return self.too_long(now, id, error, actions);
+        }
+        self.push(id, Expect::Bind, Origin::Client, 0);
+        let shown = message.shown.len();
+        actions.forward(id, server, message.at + start, message.at + shown);
+        if let Some(client) = self.clients.get_mut(id) {
+            client.left = message.head.total() - shown;
+            client.fate = Fate::Pass;
+        }
+        Step::Took(shown)
+    }
+
+    fn too_long(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        error: FrameError,
+        actions: &mut Out,
+    ) -> Step {
+        let message = error.to_string();
+        let text = pgring_wire::backend::write::ErrorText::fatal(error.sqlstate(), &message);
+        self.fatal(now, id, &text, actions);
+        Step::Over
+    }
+
+    /// Describe.
+    pub(super) fn describe(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        message: Message<'_>,
+        actions: &mut Out,
+    ) -> Step {
+        let Some(body) = self.small_body(message) else { return Step::More };
+        let Ok(target) = Target::read(body) else {
+            return self.malformed(now, id, message.head.tag, actions);
+        };
+        if let Some(step) = self.need_server(now, id, actions) {
+            return step;
+        }
+        if target.kind != b'S' {
+            return self.expected(id, message, Expect::DescribePortal, actions);
+        }
+        let name = if self.looks(id) { self.translate(id, target.name, actions) } else { None };
+        let Some(name) = name else {
+            return self.expected(id, message, Expect::DescribeStatement, actions);
+        };
+        let Some(server) = self.clients.get(id).and_then(|client| client.server) else {
+            return Step::Over;
+        };
+        actions.write(server, |out| write::describe(out, b'S', &name));
+        self.push(id, Expect::DescribeStatement, Origin::Client, 0);
+        Step::Took(message.shown.len())
+    }
+
+    /// Close.
+    pub(super) fn close(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        message: Message<'_>,
+        actions: &mut Out,
+    ) -> Step {
+        let Some(body) = self.small_body(message) else { return Step::More };
+        let Ok(target) = Target::read(body) else {
+            return self.malformed(now, id, message.head.tag, actions);
+        };
+        if let Some(step) = self.need_server(now, id, actions) {
+            return step;
+        }
+        let Some(server) = self.clients.get(id).and_then(|client| client.server) else {
+            return Step::Over;
+        };
+        if target.kind != b'S' || !self.looks(id) {
+            return self.expected(id, message, Expect::Close, actions);
+        }
+        let known = self.clients.get_mut(id).and_then(|client| client.names.remove(target.name));
+        if let Some(statement) = known {
+            self.texts.release(statement);
+            self.push(id, Expect::Close, Origin::Told, 0);
+            self.tell(server, actions);
+            return Step::Took(message.shown.len());
+        }
+        if target.name.is_empty() {
+            let mine = self.clients.get(id).and_then(|client| client.unnamed.as_ref());
+            let mine = mine.map(|unnamed| (id, unnamed.sequence));
+            let theirs = self.server_ref(server).and_then(|far| far.unnamed);
+            if theirs == mine {
+                self.forget_unnamed(id);
+            }
+        }
+        if target.name.starts_with(PREFIX) {
+            self.push(id, Expect::Close, Origin::Told, 0);
+            self.tell(server, actions);
+            return Step::Took(message.shown.len());
+        }
+        self.expected(id, message, Expect::Close, actions)
+    }
+
+    /// The body of a message that is never large; none: show more of it.
+    fn small_body<'a>(&self, message: Message<'a>) -> Option<&'a [u8]> {
+        let small = message.head.body() <= self.config.limits.statement_bytes_max;
+        // One that is too large is shown as malformed: an empty body is.
+        if small { message.body() } else { Some(&[]) }
+    }
+
+    /// DEALLOCATE of a statement that the client prepared by protocol, as a simple Query.
+    pub(super) fn simple_deallocate(
+        &mut self,
+        _now: Instant,
+        id: ConnId,
+        message: Message<'_>,
+        text: Option<&[u8]>,
+        actions: &mut Out,
+    ) -> Option<Step> {
+        let rewritten = self.deallocated(id, text?, actions)?;
+        let server = self.clients.get(id)?.server?;
+        actions.write(server, |out| write::query(out, &rewritten));
+        self.push(id, Expect::Query, Origin::Client, 0);
+        Some(Step::Took(message.shown.len()))
+    }
+
+    /// The same, as an extended statement.
+    fn extended_deallocate(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        message: Message<'_>,
+        parse: &Parse<'_>,
+        actions: &mut Out,
+    ) -> Option<Step> {
+        if !parse.name.is_empty() {
+            return None;
+        }
+        let rewritten = self.deallocated(id, parse.text, actions)?;
+        let server = self.clients.get(id)?.server?;
+        let body = [&rewritten[..], &[0], parse.types].concat();
+        let mut sent = Ok(());
+        actions.write(server, |out| sent = write::parse(out, b"", &body));
+        if let Err(error) = sent {
+            return Some(self.too_long(now, id, error, actions));
+        }
+        if let Ok(view) = Parse::read(&[&[0], &body[..]].concat()) {
+            self.parse_unnamed(id, &view);
+        }
+        self.push(id, Expect::Parse, Origin::Client, 0);
+        Some(Step::Took(message.shown.len()))
+    }
+
+    /// What to send in place of a text that drops prepared statements; none: the text itself.
+    fn deallocated(&mut self, id: ConnId, text: &[u8], actions: &mut Out) -> Option<Vec<u8>> {
+        if !scan(text).has(Hints::STATEMENTS) {
+            return None;
+        }
+        match deallocate(text) {
+            Some(Deallocate::All) => {
+                self.drop_statements(id);
+                None
+            }
+            Some(Deallocate::Name { start, end, name }) => {
+                let server = self.clients.get(id)?.server?;
+                let statement = self.clients.get_mut(id)?.names.remove(&name)?;
+                let number = self.ensure(id, server, statement, actions);
+                let held = self.server_mut(server)?.statements.forget(statement).is_some();
+                if held {
+                    self.texts.release(statement);
+                }
+                self.texts.release(statement);
+                let name = ServerName::new(number);
+                Some([&text[..start], name.as_bytes(), &text[end..]].concat())
+            }
+            None if text.trim_ascii().trim_ascii_end().eq_ignore_ascii_case(b"discard all") => {
+                self.drop_statements(id);
+                None
+            }
+            None => None,
+        }
+    }
+
+    /// All statements of a client, and of the server it has, are gone.
+    pub(super) fn drop_statements(&mut self, id: ConnId) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        for statement in client.names.drain() {
+            self.texts.release(statement);
+        }
+        client.unconfirmed.clear();
+        if let Some(unnamed) = &mut client.unnamed {
+            unnamed.body.clear();
+        }
+        let Some(server) = client.server else { return };
+        let Some(far) = self.servers.get_mut(server).and_then(|far| far.server_mut()) else {
+            return;
+        };
+        far.unnamed = None;
+        for statement in far.statements.clear() {
+            self.texts.release(statement);
+        }
+    }
+
+    /// A large text keeps its client on its server.
+    fn pin_unknown(&mut self, id: ConnId) {
+        if let Some(client) = self.clients.get_mut(id) {
+            client.pins.insert(crate::state::Pins::UNKNOWN);
+        }
+    }
+
+}

@@ -1,0 +1,367 @@
+//! What clients send once they are in: message by message to the server, bodies unseen.
+//!
+//! In session mode everything passes as it is. In transaction mode texts are looked at for what
+//! they may do to the session, and statement names are rewritten (`statements.rs`).
+
+use crate::action::{CloseMode, Progress};
+use crate::config::PoolMode;
+use crate::hints::{Hints, custom_parameters, scan};
+use crate::id::ConnId;
+use crate::lane::client::{Failing, Fate, Phase};
+use crate::lane::{Lane, Out, all, later, more};
+use crate::ledger::{Expect, Origin};
+use crate::state::Pins;
+use crate::time::Instant;
+use pgring_wire::backend::sqlstate;
+use pgring_wire::backend::write::{self, ErrorText};
+use pgring_wire::client::query;
+use pgring_wire::frame::{Header, LENGTH_MAX, header};
+
+/// What became of a message.
+pub(super) enum Step {
+    /// This many bytes are done with; the rest of the body, if any, is the client's `left`.
+    Took(usize),
+    /// More of it must be shown at once.
+    More,
+    /// It needs something that will come with `Resume`.
+    Wait,
+    /// The client's state has changed: look at the message again.
+    Again,
+    /// The client is gone.
+    Over,
+}
+
+/// One message of a client: where it starts in what is shown, and how much of it is shown.
+#[derive(Clone, Copy)]
+pub(super) struct Message<'a> {
+    pub(super) head: Header,
+    pub(super) at: usize,
+    /// From the tag on, as much as is shown.
+    pub(super) shown: &'a [u8],
+}
+
+impl<'a> Message<'a> {
+    /// The body, if all of it is shown.
+    pub(super) fn body(&self) -> Option<&'a [u8]> {
+        (self.shown.len() == self.head.total()).then(|| &self.shown[Header::SIZE..])
+    }
+}
+
+impl Lane {
+    /// Bytes of a client.
+    pub(super) fn receive_client(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        bytes: &[u8],
+        actions: &mut Out,
+    ) -> Progress {
+        let Some(client) = self.clients.get(id) else { return all(bytes) };
+        if let Some(pool) = client.pool {
+            self.pools[pool].stats.received_bytes += bytes.len() as u64;
+        }
+        match client.phase {
+            Phase::Startup => self.receive_startup(now, id, bytes, actions),
+            Phase::Auth(_) => self.receive_auth(now, id, bytes, actions),
+            Phase::Entering | Phase::Welcoming => later(0),
+            Phase::Ready => self.traffic(now, id, bytes, actions),
+            Phase::Console(_) => self.receive_console(now, id, bytes, actions),
+            Phase::Raw => {
+                if let Some(server) = client.server {
+                    actions.forward(id, server, 0, bytes.len());
+                }
+                all(bytes)
+            }
+            Phase::Cancelling | Phase::Gone => all(bytes),
+        }
+    }
+
+    fn traffic(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        bytes: &[u8],
+        actions: &mut Out,
+    ) -> Progress {
+        let mut at = 0;
+        while at < bytes.len() {
+            let Some(client) = self.clients.get_mut(id) else { return all(bytes) };
+            if client.left > 0 {
+                let len = client.left.min(bytes.len() - at);
+                client.left -= len;
+                if client.fate == Fate::Pass
+                    && let Some(server) = client.server
+                {
+                    actions.forward(id, server, at, at + len);
+                }
+                at += len;
+                continue;
+            }
+            let head = match header(&bytes[at..], LENGTH_MAX) {
+                Ok(None) => return more(at),
+                Ok(Some(head)) => head,
+                Err(error) => {
+                    let message = error.to_string();
+                    self.fatal(now, id, &ErrorText::fatal(error.sqlstate(), &message), actions);
+                    return all(bytes);
+                }
+            };
+            let end = bytes.len().min(at + head.total());
+            let message = Message { head, at, shown: &bytes[at..end] };
+            match self.message(now, id, message, actions) {
+                Step::Took(len) => {
+                    self.log_flight(id, message);
+                    at += len;
+                }
+                Step::Again => {}
+                Step::More => return more(at),
+                Step::Wait => return later(at),
+                Step::Over => return all(bytes),
+            }
+        }
+        all(bytes)
+    }
+
+    fn message(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        message: Message<'_>,
+        actions: &mut Out,
+    ) -> Step {
+        let Some(client) = self.clients.get_mut(id) else { return Step::Over };
+        if !matches!(client.phase, Phase::Ready) {
+            return Step::Over;
+        }
+        client.requested = now;
+        if client.failing != Failing::No && message.head.tag != b'X' {
+            return self.fail_message(id, message, actions);
+        }
+        let attached = client.server.is_some();
+        match message.head.tag {
+            b'Q' => self.simple_query(now, id, message, actions),
+            b'P' => self.parse(now, id, message, actions),
+            b'B' => self.bind(now, id, message, actions),
+            b'D' => self.describe(now, id, message, actions),
+            b'C' => self.close(now, id, message, actions),
+            b'E' => self.extended(now, id, message, Expect::Execute, actions),
+            b'F' => {
+                if let Some(client) = self.clients.get_mut(id) {
+                    client.hints |= Hints::STATE | Hints::PIN;
+                }
+                self.extended(now, id, message, Expect::Call, actions)
+            }
+            b'S' if !attached => {
+                actions.write(id, |out| write::ready_for_query(out, b'I'));
+                self.skip(id, message)
+            }
+            b'H' | b'd' | b'c' | b'f' if !attached => self.skip(id, message),
+            b'S' => self.expected(id, message, Expect::Sync, actions),
+            b'c' | b'f' => self.expected(id, message, Expect::CopyEnd, actions),
+            b'H' | b'd' => self.pass(id, message, actions),
+            b'X' => {
+                self.terminate(now, id, actions);
+                Step::Over
+            }
+            tag => {
+                let text = format!("invalid frontend message type {tag}");
+                self.fatal(now, id, &ErrorText::fatal(sqlstate::PROTOCOL_VIOLATION, &text), actions);
+                Step::Over
+            }
+        }
+    }
+
+    /// Sends on what is shown of a message; the rest follows as it comes.
+    pub(super) fn pass(&mut self, id: ConnId, message: Message<'_>, actions: &mut Out) -> Step {
+        let Some(client) = self.clients.get_mut(id) else { return Step::Over };
+        let Some(server) = client.server else { return Step::Over };
+        let shown = message.shown.len();
+        actions.forward(id, server, message.at, message.at + shown);
+        client.left = message.head.total() - shown;
+        client.fate = Fate::Pass;
+        Step::Took(shown)
+    }
+
+    /// Drops a message.
+    pub(super) fn skip(&mut self, id: ConnId, message: Message<'_>) -> Step {
+        let Some(client) = self.clients.get_mut(id) else { return Step::Over };
+        let shown = message.shown.len();
+        client.left = message.head.total() - shown;
+        client.fate = Fate::Drop;
+        Step::Took(shown)
+    }
+
+    /// Passes a message for which an answer is due.
+    pub(super) fn expected(
+        &mut self,
+        id: ConnId,
+        message: Message<'_>,
+        expect: Expect,
+        actions: &mut Out,
+    ) -> Step {
+        self.push(id, expect, Origin::Client, 0);
+        self.pass(id, message, actions)
+    }
+
+    /// Notes an answer that is due on the server of a client.
+    pub(super) fn push(&mut self, id: ConnId, expect: Expect, origin: Origin, mark: u32) -> bool {
+        let Some(server) = self.clients.get(id).and_then(|client| client.server) else {
+            return false;
+        };
+        self.server_mut(server).is_some_and(|far| far.ledger.push(expect, origin, mark))
+    }
+
+    /// A message that needs a server and is not looked into.
+    pub(super) fn extended(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        message: Message<'_>,
+        expect: Expect,
+        actions: &mut Out,
+    ) -> Step {
+        if let Some(step) = self.need_server(now, id, actions) {
+            return step;
+        }
+        if matches!(expect, Expect::Execute | Expect::Call) {
+            self.count_query(now, id);
+        }
+        self.expected(id, message, expect, actions)
+    }
+
+    /// Gets a server, or says what to do without one.
+    pub(super) fn need_server(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        actions: &mut Out,
+    ) -> Option<Step> {
+        if self.checkout(now, id, actions) {
+            return None;
+        }
+        let Some(client) = self.clients.get(id).filter(|client| !client.is_gone()) else {
+            return Some(Step::Over);
+        };
+        if client.failing == Failing::No { Some(Step::Wait) } else { Some(Step::Again) }
+    }
+
+    /// A query begins.
+    pub(super) fn count_query(&mut self, now: Instant, id: ConnId) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let Some(pool) = client.pool else { return };
+        if client.query_since.is_none() {
+            client.query_since = Some(now);
+            if let Some(since) = client.idle_in_since.take() {
+                self.pools[pool].stats.client_times.observe(now.since(since));
+            }
+        }
+        self.pools[pool].stats.queries += 1;
+        self.watch_query(now, id);
+    }
+
+    fn simple_query(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        message: Message<'_>,
+        actions: &mut Out,
+    ) -> Step {
+        let Some(client) = self.clients.get(id) else { return Step::Over };
+        let session = client.pool.is_some_and(|pool| self.is_session_mode(pool));
+        let small = message.head.body() <= self.config.limits.statement_bytes_max;
+        if !session && small && message.body().is_none() {
+            return Step::More;
+        }
+        if let Some(step) = self.need_server(now, id, actions) {
+            return step;
+        }
+        self.count_query(now, id);
+        if !session {
+            let text = match message.body().map(query) {
+                Some(Ok(text)) => Some(text),
+                None => None,
+                Some(Err(_)) => return self.malformed(now, id, message.head.tag, actions),
+            };
+            self.note_text(id, text);
+            self.forget_unnamed(id);
+            if let Some(step) = self.simple_deallocate(now, id, message, text, actions) {
+                return step;
+            }
+        }
+        self.expected(id, message, Expect::Query, actions)
+    }
+
+    /// Notes what a text may do to the session; an unseen one may do anything.
+    pub(super) fn note_text(&mut self, id: ConnId, text: Option<&[u8]>) {
+        let hints = text.map_or(Hints::STATE | Hints::PIN | Hints::STATEMENTS, scan);
+        self.note_hints(id, hints, text);
+    }
+
+    /// Notes hints of a text, and the names of parameters that cannot be looked up without.
+    pub(super) fn note_hints(&mut self, id: ConnId, hints: Hints, text: Option<&[u8]>) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        client.hints |= hints;
+        if !hints.has(Hints::STATE) {
+            return;
+        }
+        let Some(text) = text else { return };
+        let mut names = Vec::new();
+        if !custom_parameters(text, &mut names) {
+            client.pins.insert(Pins::UNKNOWN);
+        }
+        for name in names {
+            client.custom.get_or_insert_default().insert(name.to_ascii_lowercase());
+        }
+    }
+
+    /// A client breaks the protocol: it is told and closed; so is its server, whose place in the
+    /// conversation depends on a message that was never sent.
+    pub(super) fn malformed(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        tag: u8,
+        actions: &mut Out,
+    ) -> Step {
+        let text = format!("malformed message '{}'", tag.escape_ascii());
+        self.fatal(now, id, &ErrorText::fatal(sqlstate::PROTOCOL_VIOLATION, &text), actions);
+        Step::Over
+    }
+
+    /// A statement of a client fails before it reaches a server; the client stays.
+    pub(super) fn fail_statement(
+        &mut self,
+        id: ConnId,
+        code: &str,
+        message: &str,
+        actions: &mut Out,
+    ) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        client.failing = Failing::First;
+        Self::say(id, &ErrorText::error(code, message), actions);
+    }
+
+    /// A message of a statement that has failed: a Query is answered by `ReadyForQuery`, an
+    /// extended one by nothing until the Sync, as a server would.
+    fn fail_message(&mut self, id: ConnId, message: Message<'_>, actions: &mut Out) -> Step {
+        let Some(client) = self.clients.get_mut(id) else { return Step::Over };
+        let simple = matches!(message.head.tag, b'Q' | b'F') && client.failing == Failing::First;
+        if simple || message.head.tag == b'S' {
+            client.failing = Failing::No;
+            actions.write(id, |out| write::ready_for_query(out, b'I'));
+        } else {
+            client.failing = Failing::ToSync;
+        }
+        self.skip(id, message)
+    }
+
+    /// A client says goodbye.
+    fn terminate(&mut self, now: Instant, id: ConnId, actions: &mut Out) {
+        self.client_parted(now, id, CloseMode::Flush, actions);
+    }
+
+    /// Whether transactions of several statements are refused.
+    pub(super) fn is_statement_mode(&self, pool: usize) -> bool {
+        self.pools[pool].mode() == PoolMode::Statement
+    }
+}

@@ -1,0 +1,428 @@
+//! The ledger of one server connection: which answers are due, in order, and to whom they go.
+//!
+//! Every message that `PostgreSQL` answers leaves an entry here when it is sent, and the entry
+//! leaves when its answer is complete ("Message Flow" in the chapter "Frontend/Backend
+//! Protocol"). So a server byte is forwarded only if somebody asked for it (invariant I1), and a
+//! server goes back to its pool only when the ledger is empty (I2). An answer that fits no entry
+//! is a violation: the place in the conversation is lost, and the connection must close.
+//!
+//! Three things make it more than a queue. After an error in the extended protocol the server
+//! skips to the next Sync, so the entries between will never be answered. In COPY FROM STDIN a
+//! Sync is ignored until the copy ends. And some answers are pgring's own to give
+//! ([`Origin::Told`]): they wait for their turn among the server's.
+
+use std::collections::VecDeque;
+
+/// What an entry waits for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Expect {
+    /// Everything up to `ReadyForQuery`.
+    Query,
+    /// `ParseComplete`.
+    Parse,
+    /// `BindComplete`.
+    Bind,
+    /// `ParameterDescription`, then `RowDescription` or `NoData`.
+    DescribeStatement,
+    /// `RowDescription` or `NoData`.
+    DescribePortal,
+    /// Rows, then `CommandComplete`, `EmptyQueryResponse` or `PortalSuspended`.
+    Execute,
+    /// `CloseComplete`.
+    Close,
+    /// `ReadyForQuery`.
+    Sync,
+    /// `FunctionCallResponse`, then `ReadyForQuery`.
+    Call,
+    /// Nothing: marks where the client ended its COPY data.
+    CopyEnd,
+}
+
+/// Whose message it was.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Origin {
+    /// The client's: the answer is forwarded.
+    Client,
+    /// Pgring's own: the answer is swallowed.
+    Own,
+    /// The client's, but never sent: pgring gives the answer when its turn comes.
+    Told,
+}
+
+/// One expected answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Entry {
+    /// What it waits for.
+    pub expect: Expect,
+    /// Whose it is.
+    pub origin: Origin,
+    /// A number of the owner's: the prepared statement of a Parse, the purpose of an own query.
+    pub mark: u32,
+}
+
+/// Where the bytes of a server message go.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Answer {
+    /// The entry it belongs to; none for messages that may come at any time.
+    pub entry: Option<Entry>,
+    /// Whether the entry is done with.
+    pub done: bool,
+}
+
+/// A server message that fits nothing that was asked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Violation {
+    /// The tag of the message.
+    pub tag: u8,
+    /// What was due.
+    pub due: Option<Expect>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum Copying {
+    #[default]
+    No,
+    /// The client sends data and has not ended it.
+    In,
+    /// The client has ended its data; the server has not said `CommandComplete`.
+    InEnded,
+    Out,
+}
+
+/// The answers due on one server connection.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    due: VecDeque<Entry>,
+    copying: Copying,
+    /// An error came and the client's Sync has not been sent: the server ignores all before it.
+    skipping: bool,
+    /// Extended messages were sent after the last Sync.
+    unsynced: bool,
+    /// A Sync was sent into a COPY: whether it counts depends on a race we cannot see.
+    doubtful: bool,
+}
+
+impl Ledger {
+    /// Notes that a message was sent, or is to be told. Returns false if the server will ignore
+    /// it (so no answer will come).
+    pub fn push(&mut self, expect: Expect, origin: Origin, mark: u32) -> bool {
+        match expect {
+            Expect::Sync => {
+                self.unsynced = false;
+                if self.copying == Copying::In {
+                    self.doubtful = true;
+                    return false;
+                }
+                self.skipping = false;
+            }
+            Expect::CopyEnd => {
+                if self.copying == Copying::In {
+                    self.copying = Copying::InEnded;
+                    return true;
+                }
+                if self.due.is_empty() {
+                    return true;
+                }
+            }
+            Expect::Query | Expect::Call => {
+                if self.skipping {
+                    return false;
+                }
+            }
+            Expect::Parse
+            | Expect::Bind
+            | Expect::DescribeStatement
+            | Expect::DescribePortal
+            | Expect::Execute
+            | Expect::Close => {
+                self.unsynced = true;
+                if self.skipping {
+                    return false;
+                }
+            }
+        }
+        self.due.push_back(Entry { expect, origin, mark });
+        true
+    }
+
+    /// The next answer pgring has to give itself, if it is its turn.
+    pub fn tell(&mut self) -> Option<Entry> {
+        while let Some(&entry) = self.due.front() {
+            if entry.expect == Expect::CopyEnd {
+                self.due.pop_front();
+                continue;
+            }
+            if entry.origin == Origin::Told {
+                return self.due.pop_front();
+            }
+            return None;
+        }
+        None
+    }
+
+    /// Nothing is due, and the server is between two exchanges.
+    pub fn is_settled(&self) -> bool {
+        self.due.is_empty() && !self.unsynced && !self.skipping && self.copying == Copying::No
+    }
+
+    /// Something is due.
+    pub fn is_waiting(&self) -> bool {
+        !self.due.is_empty()
+    }
+
+    /// The server waits for COPY data.
+    pub fn is_copying_in(&self) -> bool {
+        self.copying == Copying::In
+    }
+
+    /// Whether the place in the conversation may be lost although nothing has shown it.
+    pub fn is_doubtful(&self) -> bool {
+        self.doubtful
+    }
+
+    /// The server ignores everything up to the next Sync.
+    pub fn is_skipping(&self) -> bool {
+        self.skipping
+    }
+
+    /// Extended messages were sent after the last Sync.
+    pub fn is_unsynced(&self) -> bool {
+        self.unsynced
+    }
+
+    /// The entry whose answer is due now.
+    pub fn head(&self) -> Option<Entry> {
+        self.due.front().copied()
+    }
+
+    /// The client is gone: whatever it was due is swallowed from now on, and what pgring would
+    /// have told it is dropped.
+    pub fn disown(&mut self) {
+        self.due.retain(|entry| entry.origin != Origin::Told);
+        for entry in &mut self.due {
+            entry.origin = Origin::Own;
+            entry.mark = 0;
+        }
+    }
+
+    /// Takes in a server message by its tag. `skipped` gets the entries that will never be
+    /// answered because of it.
+    pub fn answer(&mut self, tag: u8, skipped: &mut Vec<Entry>) -> Result<Answer, Violation> {
+        if matches!(tag, b'N' | b'S' | b'A') {
+            return Ok(Answer { entry: None, done: false });
+        }
+        let Some(&entry) = self.due.front() else {
+            return Err(Violation { tag, due: None });
+        };
+        let done = match fits(tag, entry.expect) {
+            Fit::Stays => false,
+            Fit::Ends => true,
+            Fit::Error => self.error(entry, skipped),
+            Fit::CopyIn => {
+                self.copy_in();
+                false
+            }
+            Fit::CopyOut => {
+                self.copying = Copying::Out;
+                false
+            }
+            Fit::CopyData if self.copying == Copying::Out => false,
+            Fit::CopyData | Fit::Not => return Err(Violation { tag, due: Some(entry.expect) }),
+            Fit::Parameters => {
+                self.due[0].expect = Expect::DescribePortal;
+                false
+            }
+        };
+        if matches!(tag, b'C' | b'E' | b'Z') {
+            self.copying = Copying::No;
+        }
+        if done && tag != b'E' {
+            self.due.pop_front();
+        }
+        Ok(Answer { entry: Some(entry), done })
+    }
+
+    /// An error: in the extended protocol everything up to the Sync is skipped.
+    fn error(&mut self, entry: Entry, skipped: &mut Vec<Entry>) -> bool {
+        if matches!(entry.expect, Expect::Query | Expect::Sync | Expect::Call) {
+            return false;
+        }
+        while let Some(&next) = self.due.front() {
+            if next.expect == Expect::Sync {
+                return true;
+            }
+            self.due.pop_front();
+            skipped.push(next);
+        }
+        self.skipping = true;
+        true
+    }
+
+    /// The server has started to read COPY data. Syncs already sent it will ignore, up to where
+    /// the client ended its data, if it has.
+    fn copy_in(&mut self) {
+        self.copying = Copying::In;
+        if self.due.front().is_some_and(|entry| entry.expect == Expect::Query) {
+            // Whatever is behind, the server answers with the end of the connection or, after
+            // the copy, in order.
+            if let Some(end) = self.due.iter().position(|entry| entry.expect == Expect::CopyEnd) {
+                self.due.remove(end);
+                self.copying = Copying::InEnded;
+            }
+            return;
+        }
+        while let Some(&next) = self.due.get(1) {
+            match next.expect {
+                Expect::Sync => {
+                    self.due.remove(1);
+                }
+                Expect::CopyEnd => {
+                    self.due.remove(1);
+                    self.copying = Copying::InEnded;
+                    return;
+                }
+                Expect::Query
+                | Expect::Parse
+                | Expect::Bind
+                | Expect::DescribeStatement
+                | Expect::DescribePortal
+                | Expect::Execute
+                | Expect::Close
+                | Expect::Call => return,
+            }
+        }
+    }
+}
+
+enum Fit {
+    Stays,
+    Ends,
+    Error,
+    CopyIn,
+    CopyOut,
+    CopyData,
+    Parameters,
+    Not,
+}
+
+/// The table of invariant I7: which message may answer which.
+#[inline]
+fn fits(tag: u8, due: Expect) -> Fit {
+    match (tag, due) {
+        (b'D' | b'T' | b'C' | b'I', Expect::Query)
+        | (b'D', Expect::Execute)
+        | (b'V', Expect::Call) => Fit::Stays,
+        (b'Z', Expect::Query | Expect::Sync | Expect::Call)
+        | (b'C' | b'I' | b's', Expect::Execute)
+        | (b'1', Expect::Parse)
+        | (b'2', Expect::Bind)
+        | (b'3', Expect::Close)
+        | (b'T' | b'n', Expect::DescribePortal) => Fit::Ends,
+        (b't', Expect::DescribeStatement) => Fit::Parameters,
+        (b'E', _) => Fit::Error,
+        (b'G', Expect::Query | Expect::Execute) => Fit::CopyIn,
+        (b'H', Expect::Query | Expect::Execute) => Fit::CopyOut,
+        (b'd' | b'c', Expect::Query | Expect::Execute) => Fit::CopyData,
+        _ => Fit::Not,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Expect, Ledger, Origin, Violation};
+
+    fn sent(messages: &[Expect]) -> Ledger {
+        let mut ledger = Ledger::default();
+        for &message in messages {
+            ledger.push(message, Origin::Client, 0);
+        }
+        ledger
+    }
+
+    fn answers(ledger: &mut Ledger, tags: &[u8]) -> Vec<Expect> {
+        let mut skipped = Vec::new();
+        for &tag in tags {
+            ledger.answer(tag, &mut skipped).expect("it fits");
+            while ledger.tell().is_some() {}
+        }
+        skipped.iter().map(|entry| entry.expect).collect()
+    }
+
+    #[test]
+    fn a_simple_query_is_answered_by_ready_for_query() {
+        let mut ledger = sent(&[Expect::Query]);
+        answers(&mut ledger, b"TDDCTDC");
+        assert!(!ledger.is_settled());
+        answers(&mut ledger, b"Z");
+        assert!(ledger.is_settled());
+    }
+
+    #[test]
+    fn an_error_skips_to_the_sync_and_no_further() {
+        let pipeline = [Expect::Parse, Expect::Bind, Expect::Execute, Expect::Sync, Expect::Query];
+        let mut ledger = sent(&pipeline);
+        assert_eq!(answers(&mut ledger, b"1E"), [Expect::Bind, Expect::Execute]);
+        answers(&mut ledger, b"ZTDCZ");
+        assert!(ledger.is_settled());
+    }
+
+    #[test]
+    fn a_query_before_the_sync_of_a_failed_pipeline_is_never_answered() {
+        let mut ledger = sent(&[Expect::Parse]);
+        answers(&mut ledger, b"E");
+        assert!(!ledger.push(Expect::Query, Origin::Client, 0));
+        assert!(ledger.is_skipping());
+        assert!(ledger.push(Expect::Sync, Origin::Client, 0));
+        answers(&mut ledger, b"Z");
+        assert!(ledger.is_settled());
+    }
+
+    #[test]
+    fn a_blind_sync_is_swallowed_by_the_copy() {
+        let mut ledger = sent(&[Expect::Parse, Expect::Bind, Expect::Execute, Expect::Sync]);
+        answers(&mut ledger, b"12G");
+        assert!(ledger.is_copying_in());
+        ledger.push(Expect::CopyEnd, Origin::Client, 0);
+        ledger.push(Expect::Sync, Origin::Client, 0);
+        answers(&mut ledger, b"CZ");
+        assert!(ledger.is_settled() && !ledger.is_doubtful());
+    }
+
+    #[test]
+    fn a_sync_behind_data_sent_ahead_of_the_copy_counts() {
+        let mut ledger = sent(&[Expect::Execute, Expect::CopyEnd, Expect::Sync]);
+        answers(&mut ledger, b"GCZ");
+        assert!(ledger.is_settled() && !ledger.is_doubtful());
+    }
+
+    #[test]
+    fn a_sync_amid_copy_data_leaves_a_doubt() {
+        let mut ledger = sent(&[Expect::Execute]);
+        answers(&mut ledger, b"G");
+        assert!(!ledger.push(Expect::Sync, Origin::Client, 0));
+        assert!(ledger.is_doubtful());
+    }
+
+    #[test]
+    fn what_pgring_tells_waits_for_its_turn() {
+        let mut ledger = sent(&[Expect::Query]);
+        ledger.push(Expect::Parse, Origin::Told, 7);
+        assert_eq!(ledger.tell(), None);
+        let mut skipped = Vec::new();
+        for tag in *b"CZ" {
+            ledger.answer(tag, &mut skipped).expect("it fits");
+        }
+        assert_eq!(ledger.tell().map(|entry| entry.mark), Some(7));
+        assert!(!ledger.is_settled(), "its Sync is still to come");
+    }
+
+    #[test]
+    fn an_answer_nobody_asked_for_is_a_violation() {
+        let mut skipped = Vec::new();
+        let mut ledger = Ledger::default();
+        assert_eq!(ledger.answer(b'Z', &mut skipped), Err(Violation { tag: b'Z', due: None }));
+        let mut ledger = sent(&[Expect::Parse]);
+        assert!(ledger.answer(b'2', &mut skipped).is_err());
+        assert!(ledger.answer(b'N', &mut skipped).is_ok());
+    }
+}

@@ -1,0 +1,400 @@
+//! The ring: `io_uring` behind an interface that cannot be used wrongly enough to hurt memory.
+//!
+//! One ring belongs to one thread, and its turn is the thread's only place to wait: everything
+//! asked for since the last turn is submitted by the same system call that waits for what has
+//! happened. The kernel is given addresses of two kinds of memory only:
+//!
+//! - of bytes that stay where they are until the completion comes: provided [`Buffers`], and the
+//!   chunks of an [`Outbox`] that are in flight;
+//! - of headers it copies at submission (feature `SUBMIT_STABLE`): they lie in the ring's own
+//!   arena, which is emptied when everything is submitted.
+//!
+//! A ring that is dropped first cancels whatever the kernel still has of it.
+#![expect(unsafe_code, reason = "the kernel is given addresses here and nowhere else")]
+
+pub mod bell;
+pub mod buffers;
+pub mod chunk;
+pub mod limits;
+pub mod listen;
+mod memory;
+pub mod outbox;
+pub mod socket;
+mod support;
+pub mod token;
+
+pub use support::RingError;
+
+use buffers::{Buffers, GROUP, Lease};
+use chunk::Chunk;
+use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue};
+use outbox::{CHUNKS_PER_SEND, Outbox};
+use socket2::SockAddr;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::time::Duration;
+use token::{Kind, Token};
+
+/// Places for iovecs between two submissions.
+const IOVECS: usize = 64 * CHUNKS_PER_SEND;
+/// Places for message headers between two submissions.
+const HEADERS: usize = 1024;
+/// Completions taken over at once.
+const BATCH: usize = 512;
+
+/// One thing that has happened.
+#[derive(Debug)]
+pub struct Completion {
+    /// What it belongs to.
+    pub token: Token,
+    /// The number the operation returned, or an error number.
+    pub result: Result<u32, i32>,
+    /// More of the same will come by itself.
+    pub more: bool,
+    /// The buffer that received bytes lie in.
+    pub lease: Option<Lease>,
+    /// The connection that was accepted.
+    pub accepted: Option<OwnedFd>,
+}
+
+/// The ring of the calling thread.
+pub struct Ring {
+    uring: IoUring,
+    /// The provided buffers.
+    pub buffers: Buffers,
+    arena: Arena,
+}
+
+/// Headers the kernel reads at submission, at places that do not move until then.
+struct Arena {
+    iovecs: Vec<libc::iovec>,
+    headers: Vec<libc::msghdr>,
+    // In boxes: the list may grow.
+    #[expect(clippy::vec_box, reason = "the kernel is given their addresses")]
+    addresses: Vec<Box<SockAddr>>,
+}
+
+impl Arena {
+    fn new() -> Self {
+        Self {
+            iovecs: Vec::with_capacity(IOVECS),
+            headers: Vec::with_capacity(HEADERS),
+            addresses: Vec::new(),
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.iovecs.len() + CHUNKS_PER_SEND <= IOVECS && self.headers.len() < HEADERS
+    }
+
+    fn clear(&mut self) {
+        self.iovecs.clear();
+        self.headers.clear();
+        self.addresses.clear();
+    }
+}
+
+impl Ring {
+    /// A ring for the calling thread with this many buffers.
+    pub fn new(buffers: u16) -> Result<Self, RingError> {
+        let uring = support::build()?;
+        let buffers = Buffers::new(buffers).map_err(RingError::Memory)?;
+        let (address, length) = buffers.ring();
+        // SAFETY: the entries are `length` times 16 bytes of mapped, page-aligned memory, and
+        // `drop` unmaps them only after the kernel has let go of every operation.
+        let registered = unsafe {
+            uring.submitter().register_buf_ring_with_flags(address, length, GROUP, 0)
+        };
+        registered.map_err(|why| match why.raw_os_error() {
+            Some(libc::ENOMEM) => RingError::Memory(why),
+            Some(libc::EINVAL) => RingError::Missing {
+                feature: "rings of provided buffers (IORING_REGISTER_PBUF_RING)",
+                since: "5.19",
+            },
+            Some(_) | None => RingError::Other(why),
+        })?;
+        Ok(Self { uring, buffers, arena: Arena::new() })
+    }
+
+    /// Receives on `fd` until it ends or is cancelled.
+    pub fn receive(&mut self, fd: BorrowedFd<'_>, token: Token) {
+        self.push(&opcode::RecvMulti::new(Fd(fd.as_raw_fd()), GROUP).build(), token);
+    }
+
+    /// Accepts on `fd` until it fails or is cancelled.
+    pub fn accept(&mut self, fd: BorrowedFd<'_>, token: Token) {
+        let accept = opcode::AcceptMulti::new(Fd(fd.as_raw_fd())).flags(libc::SOCK_CLOEXEC);
+        self.push(&accept.build(), token);
+    }
+
+    /// Completes each time the bell rings.
+    pub fn listen_to(&mut self, bell: &bell::Bell, token: Token) {
+        let events = u32::from(libc::POLLIN.unsigned_abs());
+        let poll = opcode::PollAdd::new(Fd(bell.as_fd().as_raw_fd()), events).multi(true);
+        self.push(&poll.build(), token);
+    }
+
+    /// Sends what is queued in `outbox`, or its first part. The outbox must be told of the
+    /// completion by [`Outbox::arrived`].
+    pub fn send(&mut self, fd: BorrowedFd<'_>, token: Token, outbox: &mut Outbox) {
+        if !self.arena.has_room() {
+            self.submit();
+        }
+        let limit = if self.arena.has_room() { CHUNKS_PER_SEND } else { 1 };
+        let first = self.arena.iovecs.len();
+        let (iovecs, buffers) = (&mut self.arena.iovecs, &self.buffers);
+        outbox.depart(limit, |chunk| {
+            let start = match chunk {
+                Chunk::Lent { lease, start, .. } => {
+                    buffers.address(lease).wrapping_add(usize::from(*start))
+                }
+                Chunk::Own { data, start } => data[*start..].as_ptr(),
+            };
+            iovecs.push(libc::iovec { iov_base: start.cast_mut().cast(), iov_len: chunk.len() });
+        });
+        let chunks = self.arena.iovecs.len() - first;
+        assert!(self.arena.iovecs.len() <= IOVECS + 1, "the arena never moves");
+        let fd = Fd(fd.as_raw_fd());
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        if chunks == 1
+            && let Some(only) = self.arena.iovecs.pop()
+        {
+            let len = u32::try_from(only.iov_len).unwrap_or(u32::MAX);
+            let send = opcode::Send::new(fd, only.iov_base.cast_const().cast(), len);
+            self.push(&send.flags(flags).build(), token);
+        } else if chunks > 1 {
+            // SAFETY: a header of zeros is a valid one: no name, no iovecs, no control data.
+            let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+            header.msg_iov = self.arena.iovecs[first..].as_mut_ptr();
+            header.msg_iovlen = chunks;
+            self.arena.headers.push(header);
+            let header = self.arena.headers.last().map_or(std::ptr::null(), std::ptr::from_ref);
+            let send = opcode::SendMsg::new(fd, header).flags(flags.unsigned_abs());
+            self.push(&send.build(), token);
+        }
+    }
+
+    /// Connects `fd`.
+    pub fn connect(&mut self, fd: BorrowedFd<'_>, token: Token, address: SockAddr) {
+        let address = Box::new(address);
+        let place = address.as_ptr().cast();
+        let connect = opcode::Connect::new(Fd(fd.as_raw_fd()), place, address.len());
+        self.arena.addresses.push(address);
+        self.push(&connect.build(), token);
+    }
+
+    /// Cancels `target`, which completes then, if it has not before; `token` completes too.
+    pub fn cancel(&mut self, target: Token, token: Token) {
+        self.push(&opcode::AsyncCancel::new(target.bits()).build(), token);
+    }
+
+    /// Closes `fd`.
+    pub fn close(&mut self, fd: OwnedFd, token: Token) {
+        self.push(&opcode::Close::new(Fd(fd.into_raw_fd())).build(), token);
+    }
+
+    /// Submits everything and takes over what has happened; if that is nothing, waits for it,
+    /// at most for `wait` (for ever, if there is no limit).
+    pub fn turn(
+        &mut self,
+        wait: Option<Duration>,
+        completions: &mut Vec<Completion>,
+    ) -> io::Result<()> {
+        self.buffers.publish();
+        let entered = match wait {
+            None => self.uring.submitter().submit_and_wait(1),
+            Some(wait) => {
+                // With a time of zero it still runs what the kernel has put off for us.
+                let time = Timespec::from(wait);
+                let args = SubmitArgs::new().timespec(&time);
+                self.uring.submitter().submit_with_args(1, &args)
+            }
+        };
+        if let Err(why) = entered {
+            match why.raw_os_error() {
+                // Nothing happened, a signal came, or completions must be taken over first.
+                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => {}
+                Some(_) | None => return Err(why),
+            }
+        }
+        self.submitted();
+        for entry in self.uring.completion().take(BATCH) {
+            let Some(token) = Token::from_bits(entry.user_data()) else { continue };
+            let lease = cqueue::buffer_select(entry.flags()).map(|id| self.buffers.filled(id));
+            let result = u32::try_from(entry.result()).map_err(|_| -entry.result());
+            let accepted = match token.kind() {
+                // SAFETY: the kernel has just made this descriptor for us, and says so once.
+                Kind::Accept if entry.result() >= 0 => {
+                    Some(unsafe { OwnedFd::from_raw_fd(entry.result()) })
+                }
+                _ => None,
+            };
+            let more = cqueue::more(entry.flags());
+            completions.push(Completion { token, result, more, lease, accepted });
+        }
+        Ok(())
+    }
+
+    /// Completions wait that the last turn had no room for.
+    pub fn has_more(&mut self) -> bool {
+        !self.uring.completion().is_empty()
+    }
+
+    fn push(&mut self, entry: &squeue::Entry, token: Token) {
+        let entry = entry.clone().user_data(token.bits());
+        loop {
+            // SAFETY: what the entry points at stays until its completion: buffers by their
+            // lease, chunks by the outbox in flight; or until it is submitted: the arena, which
+            // is emptied by `submitted` alone.
+            if unsafe { self.uring.submission().push(&entry) }.is_ok() {
+                return;
+            }
+            self.submit();
+        }
+    }
+
+    /// Submits in the middle of a turn, because some place is full.
+    fn submit(&mut self) {
+        self.buffers.publish();
+        // An error leaves the entries where they are; whoever waits for room asks again.
+        let _again = self.uring.submit();
+        self.submitted();
+    }
+
+    fn submitted(&mut self) {
+        if self.uring.submission().is_empty() {
+            self.arena.clear();
+        }
+    }
+}
+
+impl Drop for Ring {
+    fn drop(&mut self) {
+        self.submit();
+        let limit = Timespec::new().sec(1);
+        let cancelled =
+            self.uring.submitter().register_sync_cancel(Some(limit), CancelBuilder::any());
+        let idle = match cancelled {
+            Ok(()) => true,
+            Err(why) => why.kind() == io::ErrorKind::NotFound,
+        };
+        if !idle {
+            self.buffers.abandon();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::buffers::BUFFER_SIZE;
+    use super::chunk::Spare;
+    use super::outbox::Outbox;
+    use super::token::{Kind, Token};
+    use super::{Completion, Ring, bell::Bell};
+    use socket2::{Domain, Socket, Type};
+    use std::io::{Read, Write};
+    use std::os::fd::AsFd;
+    use std::time::Duration;
+
+    const SECOND: Option<Duration> = Some(Duration::from_secs(1));
+
+    fn pair() -> (Socket, Socket) {
+        Socket::pair(Domain::UNIX, Type::STREAM, None).unwrap()
+    }
+
+    fn turn(ring: &mut Ring) -> Vec<Completion> {
+        let mut completions = Vec::new();
+        ring.turn(SECOND, &mut completions).unwrap();
+        completions
+    }
+
+    #[test]
+    fn a_receive_goes_on_until_the_buffers_are_used_up() {
+        let mut ring = Ring::new(2).unwrap();
+        let (ours, mut theirs) = pair();
+        let token = Token::new(Kind::Receive, 3, 9);
+        ring.receive(ours.as_fd(), token);
+        theirs.write_all(&[7; 3 * BUFFER_SIZE]).unwrap();
+        let mut leases = Vec::new();
+        loop {
+            let mut ended = false;
+            for completion in turn(&mut ring) {
+                assert_eq!(completion.token, token);
+                ended |= !completion.more;
+                match completion.lease {
+                    Some(lease) => leases.push(lease),
+                    None => assert_eq!(completion.result, Err(libc::ENOBUFS)),
+                }
+            }
+            if ended {
+                break;
+            }
+        }
+        assert_eq!((leases.len(), ring.buffers.free()), (2, 0));
+        for lease in leases {
+            assert!(ring.buffers.bytes(&lease).iter().all(|&byte| byte == 7));
+            ring.buffers.release(lease);
+        }
+        ring.receive(ours.as_fd(), token);
+        let third = turn(&mut ring).remove(0);
+        assert_eq!(third.result, Ok(u32::try_from(BUFFER_SIZE).unwrap()));
+        ring.buffers.release(third.lease.unwrap());
+    }
+
+    #[test]
+    fn copies_and_lent_bytes_are_sent_in_one_go_and_in_order() {
+        let mut ring = Ring::new(4).unwrap();
+        let (ours, mut theirs) = pair();
+        ring.receive(ours.as_fd(), Token::new(Kind::Receive, 0, 0));
+        theirs.write_all(b"..middle..").unwrap();
+        let lease = turn(&mut ring).remove(0).lease.unwrap();
+        let (mut outbox, mut spare) = (Outbox::default(), Spare::default());
+        outbox.append(b"front ", &mut spare);
+        outbox.lend(lease, 2, 6);
+        outbox.append(b" end", &mut spare);
+        let token = Token::new(Kind::Send, 0, 0);
+        ring.send(ours.as_fd(), token, &mut outbox);
+        let sent = turn(&mut ring).remove(0);
+        assert_eq!((sent.token, sent.result), (token, Ok(16)));
+        outbox.arrived(16, &mut ring.buffers, &mut spare);
+        assert_eq!(ring.buffers.free(), 4);
+        let mut read = [0; 16];
+        theirs.read_exact(&mut read).unwrap();
+        assert_eq!(&read, b"front middle end");
+    }
+
+    #[test]
+    fn the_bell_wakes_a_sleeping_ring_every_time() {
+        let mut ring = Ring::new(1).unwrap();
+        let bell = Bell::new().unwrap();
+        let token = Token::new(Kind::Bell, 0, 0);
+        ring.listen_to(&bell, token);
+        let mut completions = Vec::new();
+        for _ in 0..3 {
+            std::thread::scope(|scope| {
+                scope.spawn(|| bell.ring());
+                ring.turn(None, &mut completions).unwrap();
+            });
+            ring.turn(Some(Duration::ZERO), &mut completions).unwrap();
+            assert!(completions.drain(..).all(|rung| rung.token == token && rung.more));
+        }
+        ring.turn(Some(Duration::ZERO), &mut completions).unwrap();
+        assert!(completions.is_empty(), "no ring, no completion");
+    }
+
+    #[test]
+    fn cancelling_ends_a_receive() {
+        let mut ring = Ring::new(1).unwrap();
+        let (ours, _theirs) = pair();
+        let (target, token) = (Token::new(Kind::Receive, 1, 1), Token::new(Kind::Cancel, 1, 1));
+        ring.receive(ours.as_fd(), target);
+        ring.cancel(target, token);
+        let mut seen = turn(&mut ring);
+        while seen.len() < 2 {
+            seen.append(&mut turn(&mut ring));
+        }
+        let ended = seen.iter().find(|completion| completion.token == target).unwrap();
+        assert_eq!((ended.result, ended.more), (Err(libc::ECANCELED), false));
+    }
+}

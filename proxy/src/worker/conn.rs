@@ -1,0 +1,377 @@
+//! A connection as its driver sees it, and the table of all of them.
+//!
+//! An idle connection is one small entry in the table and holds no memory besides. What only a
+//! busy one needs is a [`Busy`], lent from a stock while there is something to hold.
+
+use crate::ring::buffers::Buffers;
+use crate::ring::chunk::{Chunk, PIECE_SIZE, Spare};
+use crate::ring::outbox::Outbox;
+use crate::ring::socket::Patience;
+use crate::ring::token::Token;
+use crate::worker::seats::Seat;
+use pgring_logic::id::{ConnId, Core, Side};
+use pgring_logic::mail::Mail;
+use pgring_logic::time::Instant;
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+
+/// Buffers that input of one connection may hold while it waits; what comes then is copied.
+const HELD_LEASES_MAX: usize = 4;
+/// Input that waits for longer than it takes to come stops coming at this many bytes.
+const HELD_MAX: usize = 64 * 1024;
+/// Stock of memory for busy connections.
+const STOCK_MAX: usize = 1024;
+
+/// Where a connection is on its way.
+///
+/// ```text
+///   Free ─▶ Connecting ─▶ Open ─▶ Flushing ─▶ Lingering ─▶ Closing ─▶ Free
+///                          │                                  ▲
+///                          └────────▶ Surrendering ───────────┘
+/// ```
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Phase {
+    /// Nobody's.
+    Free,
+    /// The kernel is connecting it.
+    Connecting,
+    /// The lane's.
+    Open,
+    /// It leaves for another lane once the kernel has ended what it was doing.
+    Surrendering,
+    /// The lane is done with it; what is queued is still sent, what comes is not looked at.
+    Flushing,
+    /// Everything is sent and we have said so; the peer may still be talking. Closing at once
+    /// would make the kernel tell it "reset", which may overtake what we said last.
+    Lingering,
+    /// Nothing more is sent; closed when the kernel has ended what it was doing.
+    Closing,
+}
+
+/// How receiving ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum End {
+    /// It has not.
+    Not,
+    /// The peer said so.
+    Finished,
+    /// With this error.
+    Failed(i32),
+}
+
+/// One connection.
+#[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, all may be true")]
+pub(super) struct Conn {
+    pub(super) id: ConnId,
+    pub(super) fd: Option<OwnedFd>,
+    pub(super) phase: Phase,
+    /// Operations the kernel has.
+    pub(super) ops: u8,
+    /// A receive among them.
+    pub(super) receiving: bool,
+    /// It is being cancelled.
+    pub(super) stopping: bool,
+    /// The receive found no buffer; it is armed again when there is one.
+    pub(super) starved: bool,
+    /// The lane wants to see nothing before `Resume`.
+    pub(super) waiting: bool,
+    /// So much waits that no more is received.
+    pub(super) full: bool,
+    /// Among the connections to feed.
+    pub(super) queued: bool,
+    /// Among the connections to flush.
+    pub(super) dirty: bool,
+    /// The lane knows that it ended.
+    pub(super) ended: bool,
+    pub(super) end: End,
+    /// The error that sending ended with; 0: none.
+    pub(super) broken: i32,
+    /// Not fed and not received from, because this one's outbox is too full.
+    pub(super) paused_by: Option<ConnId>,
+    /// When its peer last took something, or when it began to linger.
+    pub(super) since: Instant,
+    pub(super) seat: Option<Seat>,
+    pub(super) busy: Option<Box<Busy>>,
+}
+
+/// What a connection has while something waits.
+#[derive(Debug)]
+pub(super) struct Busy {
+    pub(super) inbox: Inbox,
+    pub(super) outbox: Outbox,
+    /// Paused because of this one.
+    pub(super) holds: Vec<ConnId>,
+    /// Where it is to go, with what.
+    pub(super) surrender: Option<(Core, Box<Mail>)>,
+    /// How far its peer was when it was last looked at.
+    pub(super) mark: u64,
+    pub(super) patience: Patience,
+}
+
+impl Default for Busy {
+    fn default() -> Self {
+        Self {
+            inbox: Inbox::default(),
+            outbox: Outbox::default(),
+            holds: Vec::new(),
+            surrender: None,
+            mark: 0,
+            patience: Patience::Short,
+        }
+    }
+}
+
+impl Busy {
+    fn is_idle(&self) -> bool {
+        self.inbox.chunks.is_empty()
+            && self.outbox.is_empty()
+            && self.holds.is_empty()
+            && self.surrender.is_none()
+            && self.patience == Patience::Short
+    }
+}
+
+/// Received bytes the lane is not done with.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    chunks: VecDeque<Chunk>,
+    len: usize,
+    leases: usize,
+    /// The first chunk has been shown, and the lane wants it joined with more.
+    rest: bool,
+}
+
+impl Inbox {
+    /// Nothing at all.
+    pub(super) fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
+    /// There is something the lane has not seen.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.chunks.len() > usize::from(self.rest)
+    }
+
+    /// Puts what has come behind the rest.
+    pub(super) fn push(&mut self, chunk: Chunk, buffers: &mut Buffers, spare: &mut Spare) {
+        self.len += chunk.len();
+        if self.leases < HELD_LEASES_MAX && !buffers.scarce() {
+            self.leases += 1;
+            self.chunks.push_back(chunk);
+            return;
+        }
+        if let Some(Chunk::Own { data, .. }) = self.chunks.back_mut()
+            && data.len() + chunk.len() <= PIECE_SIZE
+        {
+            data.extend_from_slice(chunk.bytes(buffers));
+            chunk.release(buffers, spare);
+            self.rest &= self.chunks.len() > 1;
+            return;
+        }
+        self.chunks.push_back(chunk.into_own(buffers, spare));
+    }
+
+    /// Puts back what the lane has left of what it was shown.
+    pub(super) fn put_back(
+        &mut self,
+        chunk: Chunk,
+        (waiting, buffers, spare): (bool, &mut Buffers, &mut Spare),
+    ) {
+        self.len += chunk.len();
+        // A rest is joined, so it is copied sooner or later; and nobody knows when more comes.
+        let copy = !waiting || buffers.scarce();
+        let chunk = if copy { chunk.into_own(buffers, spare) } else { chunk };
+        self.leases += usize::from(matches!(chunk, Chunk::Lent { .. }));
+        self.chunks.push_front(chunk);
+        self.rest = !waiting;
+    }
+
+    /// What the lane is to be shown next.
+    pub(super) fn take(&mut self, buffers: &mut Buffers, spare: &mut Spare) -> Option<Chunk> {
+        if !self.is_fresh() {
+            return None;
+        }
+        let first = self.pop()?;
+        if !std::mem::take(&mut self.rest) {
+            return Some(first);
+        }
+        let next = self.pop()?;
+        Some(first.join(next, buffers, spare))
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&mut self, buffers: &mut Buffers, spare: &mut Spare) {
+        while let Some(chunk) = self.pop() {
+            chunk.release(buffers, spare);
+        }
+        self.rest = false;
+    }
+
+    fn pop(&mut self) -> Option<Chunk> {
+        let chunk = self.chunks.pop_front()?;
+        self.len -= chunk.len();
+        self.leases -= usize::from(matches!(chunk, Chunk::Lent { .. }));
+        Some(chunk)
+    }
+}
+
+impl Conn {
+    const fn free() -> Self {
+        Self {
+            id: ConnId::new(Side::Client, 0, 0),
+            fd: None,
+            phase: Phase::Free,
+            ops: 0,
+            receiving: false,
+            stopping: false,
+            starved: false,
+            waiting: false,
+            full: false,
+            queued: false,
+            dirty: false,
+            ended: false,
+            end: End::Not,
+            broken: 0,
+            paused_by: None,
+            since: Instant::START,
+            seat: None,
+            busy: None,
+        }
+    }
+
+    /// Bytes may be shown to the lane.
+    pub(super) fn is_fed(&self) -> bool {
+        self.phase == Phase::Open && !self.waiting && self.paused_by.is_none()
+    }
+
+    /// Bytes may be queued.
+    pub(super) fn is_sink(&self) -> bool {
+        matches!(self.phase, Phase::Open | Phase::Connecting) && self.broken == 0
+    }
+
+    /// A receive should be armed.
+    pub(super) fn wants_input(&self) -> bool {
+        let wanted = match self.phase {
+            Phase::Open => self.paused_by.is_none() && !self.full && self.broken == 0,
+            Phase::Flushing | Phase::Lingering => true,
+            Phase::Free | Phase::Connecting | Phase::Surrendering | Phase::Closing => false,
+        };
+        wanted && self.end == End::Not && self.fd.is_some()
+    }
+
+    /// The lane has not seen all that came.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.busy.as_ref().is_some_and(|busy| busy.inbox.is_fresh())
+    }
+
+    /// Something is queued to be sent, or being sent.
+    pub(super) fn has_unsent(&self) -> bool {
+        self.busy.as_ref().is_some_and(|busy| !busy.outbox.is_empty())
+    }
+
+    /// Sees whether too much input waits, or no longer.
+    pub(super) fn weigh(&mut self) {
+        let held = self.busy.as_ref().map_or(0, |busy| busy.inbox.len);
+        let standing = self.waiting || self.paused_by.is_some();
+        if standing && held > HELD_MAX {
+            self.full = true;
+        } else if held < HELD_MAX / 4 {
+            self.full = false;
+        }
+    }
+}
+
+/// All connections of one worker.
+#[derive(Debug, Default)]
+pub(super) struct Table {
+    clients: Vec<Conn>,
+    servers: Vec<Conn>,
+    #[expect(clippy::vec_box, reason = "they move between here and the connections as boxes")]
+    stock: Vec<Box<Busy>>,
+}
+
+impl Table {
+    /// Whom a completion belongs to.
+    pub(super) fn owner(token: Token) -> ConnId {
+        let side = if token.slot() & 1 == 0 { Side::Client } else { Side::Server };
+        ConnId::new(side, token.slot() >> 1, token.generation())
+    }
+
+    /// Begins a life of a slot.
+    pub(super) fn open(
+        &mut self,
+        id: ConnId,
+        fd: Option<OwnedFd>,
+        (phase, now): (Phase, Instant),
+    ) -> &mut Conn {
+        let list = match id.side() {
+            Side::Client => &mut self.clients,
+            Side::Server => &mut self.servers,
+        };
+        if list.len() <= id.index() {
+            list.resize_with(id.index() + 1, Conn::free);
+        }
+        let conn = &mut list[id.index()];
+        assert_eq!(conn.phase, Phase::Free, "a slot begins its next life after its last (I4)");
+        *conn = Conn { id, fd, phase, since: now, ..Conn::free() };
+        conn
+    }
+
+    /// Ends it.
+    pub(super) fn free(&mut self, id: ConnId) {
+        if let Some(conn) = self.get(id) {
+            assert_eq!(conn.ops, 0, "the kernel still has something of this slot (I4)");
+            *conn = Conn::free();
+        }
+    }
+
+    /// This life of this slot, if it is still that one.
+    #[inline]
+    pub(super) fn get(&mut self, id: ConnId) -> Option<&mut Conn> {
+        find(&mut self.clients, &mut self.servers, id)
+    }
+
+    /// Memory for what waits on this connection.
+    pub(super) fn busy(&mut self, id: ConnId) -> Option<&mut Busy> {
+        let stock = &mut self.stock;
+        let conn = find(&mut self.clients, &mut self.servers, id)?;
+        Some(conn.busy.get_or_insert_with(|| stock.pop().unwrap_or_default()))
+    }
+
+    /// Takes the memory back if nothing waits.
+    pub(super) fn rest(&mut self, id: ConnId) {
+        let Some(conn) = find(&mut self.clients, &mut self.servers, id) else { return };
+        if conn.busy.as_ref().is_some_and(|busy| busy.is_idle())
+            && let Some(mut busy) = conn.busy.take()
+            && self.stock.len() < STOCK_MAX
+        {
+            busy.mark = 0;
+            self.stock.push(busy);
+        }
+    }
+
+    /// Those of which something waits to be sent, or that linger.
+    pub(super) fn slow(&self, list: &mut Vec<ConnId>) {
+        let all = self.clients.iter().chain(&self.servers);
+        let slow = all.filter(|conn| conn.has_unsent() || conn.phase == Phase::Lingering);
+        list.extend(slow.map(|conn| conn.id));
+    }
+
+    /// Everybody.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Conn> {
+        self.clients.iter().chain(&self.servers).filter(|conn| conn.phase != Phase::Free)
+    }
+}
+
+fn find<'a>(
+    clients: &'a mut [Conn],
+    servers: &'a mut [Conn],
+    id: ConnId,
+) -> Option<&'a mut Conn> {
+    let list = match id.side() {
+        Side::Client => clients,
+        Side::Server => servers,
+    };
+    list.get_mut(id.index()).filter(|conn| conn.id == id && conn.phase != Phase::Free)
+}

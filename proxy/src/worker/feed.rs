@@ -1,0 +1,185 @@
+//! From the network to the lane: what has come is shown in order, until the lane waits.
+
+use crate::ring::Completion;
+use crate::ring::chunk::Chunk;
+use crate::ring::socket::words;
+use crate::ring::token::{Kind, Token};
+use crate::worker::conn::{End, Phase, Table};
+use crate::worker::{Worker, World};
+use pgring_logic::action::Want;
+use pgring_logic::id::ConnId;
+use pgring_logic::mail::Event;
+use std::os::fd::AsFd;
+
+impl<W: World> Worker<'_, W> {
+    /// A receive has brought something, or has ended.
+    pub(super) fn received(&mut self, completion: Completion) {
+        let id = Table::owner(completion.token);
+        let chunk = match (completion.lease, completion.result) {
+            (Some(lease), Ok(0) | Err(_)) => {
+                self.ring.buffers.release(lease);
+                None
+            }
+            (Some(lease), Ok(len)) => {
+                let len = u16::try_from(len).unwrap_or(u16::MAX);
+                Some(Chunk::Lent { lease, start: 0, len })
+            }
+            (None, _) => None,
+        };
+        let Some(conn) = self.table.get(id) else {
+            return self.drop_chunk(chunk);
+        };
+        if !completion.more {
+            conn.ops -= 1;
+            conn.receiving = false;
+            conn.stopping = false;
+            match completion.result {
+                Err(libc::ENOBUFS) if !conn.starved => {
+                    conn.starved = true;
+                    self.starved.push_back(id);
+                }
+                Err(libc::ENOBUFS | libc::ECANCELED | libc::EINTR) => {}
+                Ok(0) | Err(_) if conn.broken != 0 => conn.end = End::Failed(conn.broken),
+                Ok(0) => conn.end = End::Finished,
+                Err(errno) => conn.end = End::Failed(errno),
+                Ok(_) => {}
+            }
+        }
+        match conn.phase {
+            Phase::Open => self.arrived(id, chunk),
+            Phase::Surrendering => {
+                if let Some(chunk) = chunk {
+                    self.hold(id, chunk);
+                }
+                self.try_surrender(id);
+            }
+            Phase::Flushing | Phase::Lingering => {
+                self.drop_chunk(chunk);
+                self.heard_out(id);
+                self.arm(id);
+            }
+            Phase::Closing | Phase::Connecting | Phase::Free => {
+                self.drop_chunk(chunk);
+                self.try_close(id);
+            }
+        }
+    }
+
+    /// Shows the lane what has come for an open connection, or keeps it.
+    fn arrived(&mut self, id: ConnId, chunk: Option<Chunk>) {
+        let Some(conn) = self.table.get(id) else { return self.drop_chunk(chunk) };
+        let direct = conn.is_fed()
+            && conn.busy.as_ref().is_none_or(|busy| busy.inbox.is_empty());
+        match chunk {
+            Some(chunk) if direct => self.show(id, chunk),
+            Some(chunk) => self.hold(id, chunk),
+            None => {}
+        }
+        self.feed(id);
+    }
+
+    /// Shows the lane what waits, as far as it wants to see it.
+    pub(super) fn feed(&mut self, id: ConnId) {
+        while let Some(conn) = self.table.get(id).filter(|conn| conn.is_fed()) {
+            let Some(busy) = &mut conn.busy else { break };
+            let Some(chunk) = busy.inbox.take(&mut self.ring.buffers, &mut self.spare) else {
+                break;
+            };
+            self.show(id, chunk);
+        }
+        let Some(conn) = self.table.get(id) else { return };
+        conn.weigh();
+        // The end comes after all that came before it, unless the lane does not want to see that.
+        let seen = conn.waiting || !conn.is_fresh();
+        if conn.phase == Phase::Open && !conn.ended && seen {
+            match conn.end {
+                End::Not => {}
+                End::Finished => {
+                    conn.ended = true;
+                    self.events.push_back(Event::Ended { conn: id });
+                }
+                End::Failed(errno) => {
+                    conn.ended = true;
+                    self.events.push_back(Event::Failed { conn: id, reason: words(errno) });
+                }
+            }
+        }
+        self.table.rest(id);
+        self.arm(id);
+    }
+
+    /// Shows one chunk and does what the lane asks for.
+    fn show(&mut self, id: ConnId, mut chunk: Chunk) {
+        let bytes = chunk.bytes(&self.ring.buffers);
+        let progress = self.world.receive(self.now, id, bytes, &mut self.actions);
+        assert!(progress.consumed <= bytes.len(), "the lane is done with more than it saw");
+        let waiting = progress.want == Want::Resume;
+        if let Some(conn) = self.table.get(id) {
+            conn.waiting = waiting;
+        }
+        self.perform(Some((id, &chunk)));
+        chunk.advance(progress.consumed);
+        let open = self.table.get(id).is_some_and(|conn| {
+            matches!(conn.phase, Phase::Open | Phase::Surrendering) && !chunk.is_empty()
+        });
+        match self.table.busy(id) {
+            Some(busy) if open => {
+                let memory = (waiting, &mut self.ring.buffers, &mut self.spare);
+                busy.inbox.put_back(chunk, memory);
+            }
+            Some(_) | None => chunk.release(&mut self.ring.buffers, &mut self.spare),
+        }
+    }
+
+    /// Keeps what the lane does not want to see yet.
+    fn hold(&mut self, id: ConnId, chunk: Chunk) {
+        match self.table.busy(id) {
+            Some(busy) => busy.inbox.push(chunk, &mut self.ring.buffers, &mut self.spare),
+            None => chunk.release(&mut self.ring.buffers, &mut self.spare),
+        }
+    }
+
+    fn drop_chunk(&mut self, chunk: Option<Chunk>) {
+        if let Some(chunk) = chunk {
+            chunk.release(&mut self.ring.buffers, &mut self.spare);
+        }
+    }
+
+    /// Sees that the connection is received from exactly if it should be.
+    pub(super) fn arm(&mut self, id: ConnId) {
+        let Some(conn) = self.table.get(id) else { return };
+        let wanted = conn.wants_input();
+        if wanted && !conn.receiving && !conn.starved {
+            if let Some(fd) = &conn.fd {
+                self.ring.receive(fd.as_fd(), Token::of(Kind::Receive, id));
+                conn.receiving = true;
+                conn.ops += 1;
+            }
+        } else if !wanted && conn.receiving && !conn.stopping {
+            conn.stopping = true;
+            conn.ops += 1;
+            self.ring.cancel(Token::of(Kind::Receive, id), Token::of(Kind::Cancel, id));
+        }
+    }
+
+    /// Arms as many of those that found no buffer as there are buffers now.
+    pub(super) fn feed_the_starved(&mut self) {
+        for _ in 0..self.ring.buffers.free() {
+            let Some(id) = self.starved.pop_front() else { return };
+            if let Some(conn) = self.table.get(id) {
+                conn.starved = false;
+                self.arm(id);
+            }
+        }
+    }
+
+    /// Shows the connection's bytes later in this turn.
+    pub(super) fn feed_later(&mut self, id: ConnId) {
+        if let Some(conn) = self.table.get(id)
+            && !conn.queued
+        {
+            conn.queued = true;
+            self.work.push_back(id);
+        }
+    }
+}

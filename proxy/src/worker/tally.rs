@@ -1,0 +1,114 @@
+//! What the control thread has granted to a lane, noted as the letters go by.
+//!
+//! A lane that falls takes its servers and clients with it. The budget must know, and the lane
+//! can no longer say so; its driver can.
+
+use pgring_logic::id::{ConnId, Core, PoolKey};
+use pgring_logic::mail::Mail;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// A database and a user.
+type Name = (Arc<str>, Arc<str>);
+
+/// Servers and clients of one lane, as the control thread counts them.
+#[derive(Debug)]
+pub(super) struct Tally {
+    core: Core,
+    servers: BTreeMap<PoolKey, u32>,
+    /// Clients that have asked to come in.
+    asking: BTreeMap<ConnId, Name>,
+    /// Clients that have been let in.
+    inside: BTreeMap<Name, u32>,
+}
+
+impl Tally {
+    pub(super) fn new(core: Core) -> Self {
+        Self { core, servers: BTreeMap::new(), asking: BTreeMap::new(), inside: BTreeMap::new() }
+    }
+
+    /// A letter comes to the lane.
+    pub(super) fn incoming(&mut self, mail: &Mail) {
+        if let Mail::Permit { pool, count } = mail {
+            add(&mut self.servers, pool, *count);
+        } else if let Mail::Entered { conn, refused } = mail
+            && let Some(name) = self.asking.remove(conn)
+            && refused.is_none()
+        {
+            add(&mut self.inside, &name, 1);
+        }
+    }
+
+    /// The lane tells the control thread something.
+    pub(super) fn outgoing(&mut self, mail: &Mail) {
+        if let Mail::Returned { pool, count, .. } = mail {
+            remove(&mut self.servers, pool, *count);
+        } else if let Mail::Moved { pool, .. } = mail {
+            add(&mut self.servers, pool, 1);
+        } else if let Mail::Enter { conn, database, user, .. } = mail {
+            self.asking.insert(*conn, (Arc::clone(database), Arc::clone(user)));
+        } else if let Mail::Left { database, user } = mail {
+            remove(&mut self.inside, &(Arc::clone(database), Arc::clone(user)), 1);
+        }
+    }
+
+    /// A server of this pool has left for another lane.
+    pub(super) fn surrendered(&mut self, pool: &PoolKey) {
+        remove(&mut self.servers, pool, 1);
+    }
+
+    /// The lane has fallen: what the control thread must be told.
+    pub(super) fn fall(&mut self) -> Vec<Mail> {
+        let core = self.core;
+        let servers = std::mem::take(&mut self.servers).into_iter();
+        let mut letters: Vec<_> =
+            servers.map(|(pool, count)| Mail::Returned { pool, core, count }).collect();
+        for ((database, user), count) in std::mem::take(&mut self.inside) {
+            letters.extend((0..count).map(|_| Mail::Left {
+                database: Arc::clone(&database),
+                user: Arc::clone(&user),
+            }));
+        }
+        // Whom the answer lets in is already gone; it was asked for before this is said.
+        for (database, user) in std::mem::take(&mut self.asking).into_values() {
+            letters.push(Mail::Left { database, user });
+        }
+        letters
+    }
+}
+
+fn add<Key: Clone + Ord>(counts: &mut BTreeMap<Key, u32>, key: &Key, count: u32) {
+    match counts.get_mut(key) {
+        Some(there) => *there += count,
+        None => drop(counts.insert(key.clone(), count)),
+    }
+}
+
+fn remove<Key: Ord>(counts: &mut BTreeMap<Key, u32>, key: &Key, count: u32) {
+    if let Some(there) = counts.get_mut(key) {
+        *there = there.saturating_sub(count);
+        if *there == 0 {
+            counts.remove(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Tally;
+    use pgring_logic::id::{Core, PoolKey};
+    use pgring_logic::mail::Mail;
+
+    #[test]
+    fn a_fallen_lane_gives_back_what_it_held_and_no_more() {
+        let (core, mut tally) = (Core(1), Tally::new(Core(1)));
+        let pool = PoolKey { database: "shop".into(), user: "alice".into() };
+        tally.incoming(&Mail::Permit { pool: pool.clone(), count: 5 });
+        tally.outgoing(&Mail::Moved { pool: pool.clone(), from: Core(0), to: core });
+        tally.outgoing(&Mail::Returned { pool: pool.clone(), core, count: 2 });
+        tally.surrendered(&pool);
+        let letters = tally.fall();
+        assert!(matches!(letters[..], [Mail::Returned { count: 3, .. }]), "{letters:?}");
+        assert!(tally.fall().is_empty());
+    }
+}

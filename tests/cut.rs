@@ -1,0 +1,89 @@
+//! A client may die at any byte: the next one on the same server finds it clean.
+
+use pgring_tests::command::{at_most_minutes, say};
+use pgring_tests::dialogue::{Dialogue, await_answers};
+use pgring_tests::dice::{Dice, amount, seed};
+use pgring_tests::pgring::{Pgring, Settings};
+use pgring_tests::postgres::Postgres;
+use pgring_tests::probe::held;
+use pgring_tests::wire::Wire;
+use pgring_tests::{corpus, corpus_copy, corpus_statements};
+
+/// How much of the dialogue is played before the client dies.
+fn play_until(pgring: &Pgring, dialogue: &Dialogue, cut: usize, patient: bool) {
+    let mut wire = Wire::login(pgring.address(), "app");
+    let mut left = cut;
+    for step in &dialogue.steps {
+        if left < step.send.len() {
+            wire.try_send(&step.send[..left]);
+            return;
+        }
+        wire.try_send(&step.send);
+        if patient {
+            await_answers(&mut wire, step.wait);
+        }
+        left -= step.send.len();
+    }
+}
+
+/// The offsets at which a dialogue is cut: all of a short one, some of a long one.
+fn offsets(dialogue: &Dialogue, dice: &mut Dice, limit: usize) -> Vec<usize> {
+    let bytes = dialogue.bytes();
+    if bytes <= limit {
+        return (0..=bytes).collect();
+    }
+    (0..limit).map(|_| dice.below(bytes + 1)).collect()
+}
+
+fn cut_everywhere(pgring: &Pgring, dialogues: &[Dialogue], patient: bool) {
+    let seed = seed();
+    say(&format!("PGRING_SEED={seed}"));
+    let limit = amount("PGRING_CUTS", 24);
+    let mut dice = Dice::new(seed);
+    for dialogue in dialogues {
+        for cut in offsets(dialogue, &mut dice, limit) {
+            play_until(pgring, dialogue, cut, patient);
+            let mut next = Wire::login(pgring.address(), "app");
+            let what = format!("{} cut at {cut}", dialogue.name);
+            assert_eq!(next.value(&format!("SELECT '{cut} served'")), format!("{cut} served"));
+            let left = held(&mut next);
+            assert!(left.is_empty(), "{what}: {left:?}");
+            let rows = "SELECT count(*) || ' ' || count(DISTINCT name) FROM items WHERE id < 11";
+            assert_eq!(next.value(rows), "10 10", "{what}");
+        }
+    }
+}
+
+fn node() -> Postgres {
+    let node = Postgres::start();
+    node.psql(corpus::TABLES);
+    node
+}
+
+#[test]
+fn a_client_that_dies_in_the_middle_of_a_dialogue_leaves_a_clean_server() {
+    at_most_minutes(10);
+    let node = node();
+    let pgring = Settings::new(&node).set("pool.size", 1).set("workers", 1).start();
+    let all = [corpus::dialogues(), corpus_copy::dialogues(), corpus_statements::dialogues()];
+    cut_everywhere(&pgring, &all.concat(), true);
+    pgring.wait_until_quiet();
+    assert_at_most_one_server(&node);
+}
+
+#[test]
+fn a_client_that_dies_without_reading_leaves_a_clean_server() {
+    at_most_minutes(10);
+    let node = node();
+    let settings = Settings::new(&node).set("pool.size", 1).set("workers", 2);
+    let pgring = settings.set("limits.buffers", 8).start();
+    let all = [corpus::dialogues(), corpus_copy::dialogues(), corpus_statements::dialogues()];
+    cut_everywhere(&pgring, &all.concat(), false);
+    pgring.wait_until_quiet();
+    assert_at_most_one_server(&node);
+}
+
+fn assert_at_most_one_server(node: &Postgres) {
+    let servers = node.psql("SELECT count(*) FROM pg_stat_activity WHERE usename = 'app'");
+    assert!(["0", "1"].contains(&servers.trim()), "{servers} servers of a pool of one");
+}

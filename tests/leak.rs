@@ -1,0 +1,121 @@
+//! Nobody sees the answers of another: many clients play random pipelines with errors, cancels
+//! and cuts, and each compares every row with the nonce it has sent.
+
+use pgring_tests::command::{at_most_minutes, say};
+use pgring_tests::dice::{Dice, amount, seed};
+use pgring_tests::message::{cancel, query};
+use pgring_tests::pgring::{Pgring, Settings};
+use pgring_tests::player::{Player, TABLES, exchange};
+use pgring_tests::postgres::Postgres;
+use pgring_tests::wire::{Polled, Wire};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+/// Pool size, workers, receive buffers.
+const SHAPES: [(usize, usize, usize); 8] = [
+    (1, 1, 1024),
+    (1, 2, 8),
+    (2, 4, 8),
+    (3, 2, 1024),
+    (4, 1, 8),
+    (5, 4, 1024),
+    (7, 2, 8),
+    (8, 4, 1024),
+];
+
+const CLIENTS: usize = 12;
+
+#[test]
+fn no_client_ever_sees_the_answer_of_another() {
+    let total = amount("PGRING_EXCHANGES", 200_000);
+    at_most_minutes(10 + u64::try_from(total / 100_000).expect("a number"));
+    let seed = seed();
+    say(&format!("PGRING_SEED={seed}"));
+    let node = Postgres::start();
+    node.psql(TABLES);
+    for (number, (size, workers, buffers)) in SHAPES.into_iter().enumerate() {
+        let settings = Settings::new(&node).set("pool.size", size).set("workers", workers);
+        let settings = settings.set("limits.buffers", buffers);
+        let settings = settings.set("pool.query_wait_timeout", "60s");
+        let pgring = settings.set("pool.prepared_statements", 3 + 50 * (number % 2)).start();
+        let shape = format!("pool {size}, workers {workers}, buffers {buffers}, seed {seed}");
+        let done = AtomicUsize::new(0);
+        let goal = total / SHAPES.len();
+        thread::scope(|scope| {
+            for client in 0..CLIENTS {
+                let (pgring, done, shape) = (&pgring, &done, &shape);
+                let dice = Dice::new(seed ^ (number * 1_000 + client) as u64);
+                let work = move || play(pgring, Player::new(client, dice), done, (goal, shape));
+                scope.spawn(work);
+            }
+        });
+        pgring.wait_until_quiet();
+    }
+}
+
+/// Plays until all players together have made enough exchanges.
+fn play(pgring: &Pgring, mut player: Player, done: &AtomicUsize, (goal, shape): (usize, &str)) {
+    let mut said = Said(shape, true);
+    let mut wire = Wire::login(pgring.address(), "app");
+    while done.load(Ordering::Relaxed) < goal {
+        let batch = player.batch();
+        done.fetch_add(batch.exchanges, Ordering::Relaxed);
+        match player.dice().below(60) {
+            0 => {
+                let cut = player.dice().below(batch.bytes.len());
+                wire.send(&batch.bytes[..cut]);
+                renew(pgring, &mut wire, &mut player);
+            }
+            1 => {
+                wire.send(&batch.bytes);
+                renew(pgring, &mut wire, &mut player);
+            }
+            2 => {
+                exchange(&mut wire, &batch);
+                cancel_own(pgring, &mut wire, &mut player);
+                renew(pgring, &mut wire, &mut player);
+            }
+            _ => exchange(&mut wire, &batch),
+        }
+    }
+    said.1 = false;
+}
+
+fn renew(pgring: &Pgring, wire: &mut Wire, player: &mut Player) {
+    *wire = Wire::login(pgring.address(), "app");
+    player.reconnected();
+}
+
+/// Cancels an own query around its end: the row or 57014 come, and nothing else. Whoever else
+/// is told 57014 has been cancelled by a stranger.
+fn cancel_own(pgring: &Pgring, wire: &mut Wire, player: &mut Player) {
+    let nonce = player.nonce();
+    let pause = player.dice().below(20);
+    wire.send(&query(&format!("SELECT '{nonce}' FROM pg_sleep(0.0{pause:02})")));
+    thread::sleep(Duration::from_millis(player.dice().below(20) as u64));
+    Wire::connect(pgring.address()).send(&cancel(wire.pid, &wire.key));
+    loop {
+        let Polled::Message(message) = wire.poll() else {
+            panic!("no answer to a cancelled query")
+        };
+        match message.tag {
+            b'D' => assert_eq!(message.value(), nonce),
+            // 25P02: the game stood in a failed transaction.
+            b'E' => assert!(["57014", "25P02"].contains(&message.code().as_str()), "{message:?}"),
+            b'Z' => return,
+            _ => {}
+        }
+    }
+}
+
+/// Says in which game a player has panicked.
+struct Said<'a>(&'a str, bool);
+
+impl Drop for Said<'_> {
+    fn drop(&mut self) {
+        if self.1 {
+            say(self.0);
+        }
+    }
+}

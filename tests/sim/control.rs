@@ -1,0 +1,150 @@
+//! The control thread of the simulation: the budget of servers, console orders, reloads.
+
+use crate::broker::Broker;
+use crate::link::MS;
+use crate::plan::Plan;
+use crate::world::{Happening, World};
+use pgring_logic::config::{Config, Database};
+use pgring_logic::mail::{Event, Mail, Order, Report};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The control thread.
+pub(crate) struct Control {
+    pub(crate) config: Arc<Config>,
+    pub(crate) broker: Broker,
+    number: u64,
+    /// Orders on their way: how many lanes have not said that they are done.
+    pub(crate) pending: BTreeMap<u64, usize>,
+    pub(crate) paused: bool,
+    /// The answers to the last question.
+    pub(crate) reports: Vec<Report>,
+    asked: u64,
+}
+
+impl Control {
+    /// A control thread of so many lanes.
+    pub(crate) fn new(config: &Arc<Config>, lanes: usize) -> Self {
+        Self {
+            config: Arc::clone(config),
+            broker: Broker::new(config, lanes),
+            number: 0,
+            pending: BTreeMap::new(),
+            paused: false,
+            reports: Vec::new(),
+            asked: 0,
+        }
+    }
+}
+
+impl World {
+    fn letter(&mut self, core: usize, mail: Mail) {
+        self.post(usize::MAX, core, Happening::Lane(core, Event::Mail(mail)));
+    }
+
+    /// A letter reaches the control thread.
+    pub(crate) fn control_hears(&mut self, mail: Mail) {
+        self.say(|| format!("control hears {mail:?}"));
+        match mail {
+            Mail::Report(report) => {
+                if report.number == self.control.asked {
+                    self.control.reports.push(*report);
+                }
+            }
+            Mail::Done { core, number, error } => {
+                if let Some(error) = error {
+                    self.violate(format!("lane {core:?} fails an order: {error}"));
+                }
+                match self.control.pending.get_mut(&number) {
+                    Some(left) if *left > 0 => *left -= 1,
+                    _ => self.violate(format!("order {number} is done by more lanes than asked")),
+                }
+                if self.control.pending.get(&number) == Some(&0) {
+                    self.control.pending.remove(&number);
+                }
+            }
+            Mail::Derive { core, conn, .. } => {
+                let core = usize::from(core.0);
+                self.letter(core, Mail::Derived { conn, salted: [0; 32] });
+            }
+            Mail::Enter { core, conn, .. } => {
+                self.letter(usize::from(core.0), Mail::Entered { conn, refused: None });
+            }
+            Mail::Console { core, conn, .. } => {
+                self.letter(usize::from(core.0), Mail::Answer { conn, bytes: Vec::new() });
+            }
+            other => {
+                let now = self.instant();
+                let letters = self.control.broker.take(now, other);
+                for (core, mail) in letters {
+                    self.letter(core, mail);
+                }
+            }
+        }
+    }
+
+    /// The control thread's turn.
+    pub(crate) fn control_turn(&mut self) {
+        let now = self.instant();
+        let letters = self.control.broker.turn(now);
+        for (core, mail) in letters {
+            self.letter(core, mail);
+        }
+        self.look_at_waits();
+        self.at(self.now + 50 * MS, Happening::ControlTurn);
+    }
+
+    /// Gives an order to all lanes.
+    pub(crate) fn order(&mut self, order: &Order) {
+        self.control.number += 1;
+        let number = self.control.number;
+        self.say(|| format!("order {number}: {order:?}"));
+        self.control.pending.insert(number, self.plan.lanes);
+        for core in 0..self.plan.lanes {
+            self.letter(core, Mail::Order { number, order: order.clone() });
+        }
+    }
+
+    /// Asks all lanes for a report.
+    pub(crate) fn ask(&mut self) {
+        self.control.number += 1;
+        self.control.asked = self.control.number;
+        self.control.reports.clear();
+        for core in 0..self.plan.lanes {
+            self.letter(core, Mail::Ask(self.control.asked));
+        }
+    }
+
+    /// Another pool size for everybody.
+    pub(crate) fn reload(&mut self, size: usize) {
+        self.say(|| format!("reload: pool size {size}"));
+        let mut config = (*self.control.config).clone();
+        config.pool.size = size;
+        let resized = config.databases.iter().map(|database| {
+            let mut database = Database::clone(database);
+            database.pool.size = size;
+            Arc::new(database)
+        });
+        config.databases = resized.collect();
+        let config = Arc::new(config);
+        self.control.config = Arc::clone(&config);
+        self.oracle_resized(size);
+        let now = self.instant();
+        let letters = self.control.broker.reload(now, &config);
+        for core in 0..self.plan.lanes {
+            self.letter(core, Mail::Config(Arc::clone(&config)));
+        }
+        for (core, mail) in letters {
+            self.letter(core, mail);
+        }
+    }
+
+    /// The databases of this story.
+    pub(crate) fn some_database(&mut self) -> Option<String> {
+        if self.dice.chance(50) {
+            return None;
+        }
+        let number = self.dice.place(self.plan.databases);
+        Some(Plan::database(number))
+    }
+}

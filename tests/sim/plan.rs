@@ -1,0 +1,185 @@
+//! What kind of story a seed tells: how many lanes and clients, which weather, which troubles.
+
+use crate::dice::Dice;
+use crate::link::{MS, SEC, Time, US, Weather};
+use pgring_logic::action::Address;
+use pgring_logic::config::{
+    Auth, AuthMethod, Cluster, Config, Database, Limits, Node, PoolMode, PoolSettings, Users,
+};
+use pgring_logic::time::Duration;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+const HOUR: u64 = 3600;
+
+/// The frame of a story.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) lanes: usize,
+    pub(crate) nodes: usize,
+    pub(crate) clients: usize,
+    /// Connections each client makes, and rounds on each of them.
+    pub(crate) lives: u64,
+    pub(crate) rounds: u64,
+    pub(crate) databases: usize,
+    pub(crate) users: usize,
+    pub(crate) size: usize,
+    pub(crate) mode: PoolMode,
+    pub(crate) weather: Weather,
+    pub(crate) mail: Time,
+    pub(crate) arrival: Time,
+    pub(crate) think: Time,
+    pub(crate) write_timeout: Time,
+    pub(crate) wait_timeout: Time,
+    pub(crate) high_water: usize,
+    /// Bytes a connection may hold that wait for more.
+    pub(crate) held_max: usize,
+    /// Servers die, nodes go down, logins are refused.
+    pub(crate) faults: bool,
+    /// Servers say what nobody asked for.
+    pub(crate) lies: bool,
+    /// Somebody is at the console.
+    pub(crate) orders: bool,
+    /// Servers send notices.
+    pub(crate) notices: bool,
+    /// Clients vanish, cancel, and stop reading.
+    pub(crate) rude: bool,
+    /// Clients pin their servers.
+    pub(crate) pins: bool,
+    /// Tables change under prepared statements.
+    pub(crate) alters: bool,
+    /// Servers that live and idle for a short time only, and a few more in need.
+    pub(crate) lifetime: Time,
+    pub(crate) idle: Time,
+    pub(crate) reserve: usize,
+    /// When the troubles end.
+    pub(crate) calm_from: Time,
+    /// Prepared statements per server.
+    pub(crate) statements: usize,
+}
+
+impl Plan {
+    /// Draws a plan.
+    pub(crate) fn new(dice: &mut Dice) -> Self {
+        let busy = dice.chance(20);
+        Self {
+            lanes: usize::try_from(dice.range(2, 4)).unwrap_or(2),
+            nodes: if dice.chance(25) { 2 } else { 1 },
+            clients: usize::try_from(dice.range(2, if busy { 20 } else { 8 })).unwrap_or(2),
+            lives: dice.range(1, 3),
+            rounds: dice.range(3, 25),
+            databases: 1 + usize::from(dice.chance(30)),
+            users: 1 + usize::from(dice.chance(30)),
+            size: usize::try_from(dice.range(1, 4)).unwrap_or(1),
+            mode: if dice.chance(15) { PoolMode::Session } else { PoolMode::Transaction },
+            weather: Weather {
+                latency: *dice.pick(&[30 * US, 100 * US, MS]),
+                room: *dice.pick(&[512, 4096, 65_536]),
+                shreds: *dice.pick(&[0, 5, 30]),
+            },
+            mail: *dice.pick(&[20 * US, 200 * US, 3 * MS]),
+            arrival: *dice.pick(&[MS, 50 * MS, SEC]),
+            think: *dice.pick(&[MS / 10, 2 * MS, 30 * MS]),
+            write_timeout: 4 * SEC,
+            wait_timeout: *dice.pick(&[5 * SEC, 15 * SEC]),
+            high_water: *dice.pick(&[300, 4096, 262_144]),
+            held_max: 96 * 1024,
+            faults: dice.chance(35),
+            lies: dice.chance(20),
+            orders: dice.chance(30),
+            notices: dice.chance(50),
+            rude: dice.chance(60),
+            pins: dice.chance(20),
+            alters: dice.chance(30),
+            lifetime: *dice.pick(&[HOUR * SEC, HOUR * SEC, SEC]),
+            idle: *dice.pick(&[HOUR * SEC, HOUR * SEC, SEC / 3]),
+            reserve: if dice.chance(15) { 1 } else { 0 },
+            calm_from: 4 * SEC,
+            statements: *dice.pick(&[1, 2, 100]),
+        }
+    }
+
+    /// Whether an error that `PostgreSQL` did not send must have a reason in time.
+    pub(crate) fn peaceful(&self) -> bool {
+        !self.faults && !self.lies
+    }
+
+    /// The name of a database.
+    pub(crate) fn database(number: usize) -> String {
+        format!("db{number}")
+    }
+
+    /// The name of a user.
+    pub(crate) fn user(number: usize) -> String {
+        format!("user{number}")
+    }
+
+    /// The configuration lanes start with.
+    pub(crate) fn config(&self) -> Arc<Config> {
+        let nodes = (0..self.nodes).map(|number| {
+            let port = u16::try_from(number + 1).unwrap_or(1);
+            Node {
+                name: format!("pg{number}"),
+                address: format!("127.0.0.1:{port}"),
+                resolved: vec![Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))],
+            }
+        });
+        let cluster = Arc::new(Cluster { name: "main".to_owned(), nodes: nodes.collect() });
+        let databases = (0..self.databases).map(|number| {
+            Arc::new(Database {
+                name: Self::database(number),
+                cluster: Arc::clone(&cluster),
+                dbname: None,
+                user: None,
+                password: None,
+                pool: self.pool(),
+            })
+        });
+        Arc::new(Config {
+            workers: self.lanes,
+            listen: Vec::new(),
+            unix_socket_dir: None,
+            http: None,
+            admin_users: Vec::new(),
+            stats_users: Vec::new(),
+            auth: Auth {
+                method: AuthMethod::Trust,
+                users_file: None,
+                login_timeout: Duration::from_secs(15),
+            },
+            limits: Limits { clients_max: 1000, statement_bytes_max: 65_536, buffers: 64 },
+            pool: self.pool(),
+            clusters: vec![Arc::clone(&cluster)],
+            databases: databases.collect(),
+            users: Users::new(),
+        })
+    }
+
+    /// The settings of its pools.
+    pub(crate) fn pool(&self) -> PoolSettings {
+        PoolSettings {
+            mode: self.mode,
+            size: self.size,
+            size_min: 0,
+            reserve_size: self.reserve,
+            reserve_timeout: Duration::from_millis(500),
+            waiting_max: 1000,
+            database_clients_max: 0,
+            user_clients_max: 0,
+            database_servers_max: 0,
+            user_servers_max: 0,
+            query_wait_timeout: Duration::from_nanos(self.wait_timeout),
+            server_lifetime: Duration::from_nanos(self.lifetime),
+            server_idle_timeout: Duration::from_nanos(self.idle),
+            server_connect_timeout: Duration::from_secs(1),
+            server_login_retry: Duration::from_millis(200),
+            client_idle_timeout: Duration::ZERO,
+            idle_transaction_timeout: Duration::ZERO,
+            query_timeout: Duration::ZERO,
+            client_write_timeout: Duration::from_nanos(self.write_timeout),
+            prepared_statements: self.statements,
+            prepared_bytes: 1 << 20,
+            server_reset_query: "DISCARD ALL".to_owned(),
+        }
+    }
+}
