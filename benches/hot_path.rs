@@ -3,6 +3,8 @@
 //! Figures of one machine compare versions of pgring on that machine and nothing else.
 
 use pgring_benches::Bench;
+use pgring_benches::stage::Stage;
+use pgring_logic::hints;
 use pgring_logic::metrics::Histogram;
 use pgring_logic::prepared::{ClientStatements, ServerName, ServerStatements, Texts};
 use pgring_logic::time::Duration;
@@ -13,7 +15,9 @@ fn main() {
     let bench = Bench::from_arguments();
     frames(&bench);
     statements(&bench);
+    texts(&bench);
     counters(&bench);
+    transactions(&bench);
 }
 
 /// What every answer costs: cutting 64 KiB of `DataRow`s into frames by their headers.
@@ -102,6 +106,19 @@ fn statements(bench: &Bench) {
     }
 }
 
+/// What is read of every text before it goes to a server.
+fn texts(bench: &Bench) {
+    bench.section("hints (100-byte texts)");
+    let mut plain = body(7);
+    plain.truncate(93);
+    plain.resize(100, b' ');
+    let quoted = b"insert into notes (id, text) values (4711, 'it''s a text of some length, in \
+        quotes -- and all of it'); --";
+    for (name, text) in [("a select", &plain[..]), ("a quoted insert", &quoted[..])] {
+        bench.measure(&format!("scan of {name}"), 1, || hints::scan(black_box(text)));
+    }
+}
+
 fn counters(bench: &Bench) {
     bench.section("counters");
     let mut histogram = Histogram::default();
@@ -111,4 +128,20 @@ fn counters(bench: &Bench) {
         histogram.observe(Duration::from_micros(us));
     });
     black_box(histogram);
+}
+
+/// All of a lane: one message in, its actions out, the answer in, its actions out.
+fn transactions(bench: &Bench) {
+    bench.section("lane: one transaction, both ways");
+    for count in [10, 10_000] {
+        let simple = format!("simple query, of {count} sessions");
+        let prepared = format!("Bind, Execute, Sync, of {count} sessions");
+        if !bench.wants(&simple) && !bench.wants(&prepared) {
+            continue;
+        }
+        let mut stage = Stage::open(count);
+        bench.measure(&simple, 1, || stage.simple_query());
+        stage.prepare();
+        bench.measure(&prepared, 1, || stage.execute_prepared());
+    }
 }

@@ -4,6 +4,8 @@
 //! spread between the fastest and the slowest run says how far the machine can be trusted: on a
 //! busy one it is large and the median means little.
 
+pub mod stage;
+
 use std::hint::black_box;
 use std::io::{self, Write};
 use std::time::{Duration, Instant};

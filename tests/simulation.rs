@@ -6,8 +6,6 @@
 #![expect(clippy::wildcard_enum_match_arm, reason = "a model may ignore what it does not know")]
 #![expect(clippy::struct_excessive_bools, reason = "a plan is a list of switches")]
 
-#[path = "sim/broker.rs"]
-mod broker;
 #[path = "sim/chaos.rs"]
 mod chaos;
 #[path = "sim/client.rs"]

@@ -1,1 +1,153 @@
-//! pgring.
+//! Doing it: sockets, threads, clocks. Starts the threads and joins them.
+//!
+//! One worker for each core drives a lane with a ring of its own; one control thread does
+//! everything that is not traffic. They share nothing that changes but counters of clients.
+
+// Floor 1. The outside.
+pub mod clock;
+pub mod ring;
+
+// Floor 2. Between threads.
+pub mod mailbox;
+
+// Floor 3. Threads.
+pub mod control;
+pub mod worker;
+
+use crate::mailbox::{Letter, Mailbox, MailboxSender};
+use crate::ring::RingError;
+use crate::ring::limits::raise_files;
+use crate::ring::listen::{Doors, UnixDoor};
+use crate::worker::seats::Seats;
+use crate::worker::{Base, run};
+use pgring_logic::config::Config;
+use pgring_logic::id::Core;
+use pgring_logic::lane::Lane;
+use pgring_logic::mail::Mail;
+use std::fmt::Display;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, mpsc};
+use std::thread::{Builder, JoinHandle};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+/// Files a process of ours needs beside its connections.
+const FILES_SPARE: usize = 64;
+
+/// What each worker is given.
+struct Workers {
+    config: Arc<Config>,
+    lanes: Vec<MailboxSender>,
+    control: UnboundedSender<Mail>,
+    unix: Option<Arc<OwnedFd>>,
+    seats: Arc<Seats>,
+}
+
+/// Runs pgring until it is told to end; the exit code, or why it cannot start.
+pub fn serve(mut config: Config, config_path: PathBuf) -> Result<i32, String> {
+    if config.workers == 0 {
+        config.workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    }
+    let config = Arc::new(control::prepare(config));
+    check_files(&config);
+    let doors =
+        Doors::open(&config.listen, config.unix_socket_dir.as_deref(), config.workers).map_err(say)?;
+    let Doors { tcp, unix, addresses } = doors;
+    let mailboxes: Result<Vec<Mailbox>, _> = (0..config.workers).map(|_| Mailbox::new()).collect();
+    let mailboxes = mailboxes.map_err(say)?;
+    let lanes: Vec<MailboxSender> = mailboxes.iter().map(Mailbox::sender).collect();
+    let (sender, inbox) = unbounded_channel();
+    let workers = Workers {
+        config: Arc::clone(&config),
+        lanes: lanes.clone(),
+        control: sender,
+        unix: unix.as_ref().map(|door| Arc::clone(&door.fd)),
+        seats: Seats::new(config.workers),
+    };
+    let threads = workers.start(mailboxes, tcp)?;
+    for address in addresses {
+        tracing::info!("listening on {address}, {} workers", config.workers);
+    }
+    let start = control::Start { config, config_path, lanes: lanes.clone(), inbox };
+    let code = run_control(start);
+    for lane in &lanes {
+        lane.post(Letter::Stop);
+    }
+    for thread in threads {
+        // A worker that panicked has said so.
+        drop(thread.join());
+    }
+    if let Some(UnixDoor { path, .. }) = unix {
+        drop(std::fs::remove_file(path));
+    }
+    code
+}
+
+fn say(error: impl Display) -> String {
+    error.to_string()
+}
+
+/// Raises the limit on open files, and warns if the configuration needs more than it allows.
+fn check_files(config: &Config) {
+    let servers: usize = config.databases.iter().map(|database| database.pool.size).sum();
+    let needed = config.limits.clients_max + servers + FILES_SPARE;
+    match raise_files() {
+        Ok(limit) if limit < needed as u64 => tracing::warn!(
+            "at most {limit} files may be open, but limits.clients_max and the pools need \
+             {needed}: raise it (ulimit -n {needed}, or LimitNOFILE= in the systemd unit)"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!("the limit on open files is unknown: {error}"),
+    }
+}
+
+impl Workers {
+    /// Starts a thread for each core, and waits until every ring is built.
+    fn start(
+        self,
+        mailboxes: Vec<Mailbox>,
+        doors: Vec<Vec<OwnedFd>>,
+    ) -> Result<Vec<JoinHandle<()>>, String> {
+        let (ready, built) = mpsc::channel();
+        let mut threads = Vec::new();
+        for (index, (mailbox, doors)) in mailboxes.into_iter().zip(doors).enumerate() {
+            let core = Core(u16::try_from(index).map_err(say)?);
+            let base = Base {
+                core,
+                config: Arc::clone(&self.config),
+                mailbox,
+                lanes: self.lanes.clone(),
+                control: self.control.clone(),
+                doors,
+                unix: self.unix.clone(),
+                seats: Arc::clone(&self.seats),
+            };
+            let ready = ready.clone();
+            let thread = Builder::new().name(format!("pgring-{index}")).spawn(move || {
+                let tell = |result: Result<(), RingError>| drop(ready.send(result));
+                run(base, tell, new_lane);
+            });
+            threads.push(thread.map_err(say)?);
+        }
+        for _ in &threads {
+            built.recv().map_err(say)?.map_err(say)?;
+        }
+        Ok(threads)
+    }
+}
+
+/// A fresh lane, its choices seeded by the operating system.
+fn new_lane(core: Core, config: Arc<Config>) -> Lane {
+    let seed = clock::dice().unwrap_or_else(|error| {
+        // Without randomness keys could be guessed: no lane is better than that.
+        panic!("the operating system gives no random bytes: {error}")
+    });
+    Lane::new(core, config, seed)
+}
+
+/// Runs the control thread to its end.
+fn run_control(start: control::Start) -> Result<i32, String> {
+    let thread = Builder::new().name("pgring-control".to_owned());
+    let thread = thread.spawn(move || control::run(start)).map_err(say)?;
+    thread.join().map_err(|_| "the control thread fell over".to_owned())
+}

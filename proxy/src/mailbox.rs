@@ -56,6 +56,12 @@ pub struct Mailbox(Arc<Shared>);
 #[derive(Clone)]
 pub struct MailboxSender(Arc<Shared>);
 
+impl std::fmt::Debug for Mailbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mailbox").field("letters", &self.0.queue.len()).finish()
+    }
+}
+
 impl std::fmt::Debug for MailboxSender {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("MailboxSender").field("letters", &self.0.queue.len()).finish()

@@ -1,2 +1,93 @@
-//! The pgring program.
-fn main() {}
+//! The pgring program: arguments, config file, exit code.
+
+use clap::{Parser, Subcommand, ValueEnum};
+use pgring::control::file;
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A `PostgreSQL` pooler appliance.
+#[derive(Parser)]
+#[command(version, about, args_conflicts_with_subcommands = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// The config file.
+    #[arg(long, default_value = "/etc/pgring/pgring.toml")]
+    config: PathBuf,
+    /// How log lines look.
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Checks a config file: exit code 0, or 1 with each mistake's line and key.
+    Check {
+        /// The config file.
+        #[arg(long, default_value = "/etc/pgring/pgring.toml")]
+        config: PathBuf,
+    },
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match arguments.command {
+        Some(Command::Check { config }) => match file::read(&config) {
+            Ok(_) => {
+                print(&format!("{}: no mistakes", config.display()));
+                ExitCode::SUCCESS
+            }
+            Err(errors) => {
+                errors.iter().for_each(|error| complain(error));
+                ExitCode::FAILURE
+            }
+        },
+        None => {
+            log(arguments.log_format);
+            let config = match file::read(&arguments.config) {
+                Ok(config) => config,
+                Err(errors) => {
+                    errors.iter().for_each(|error| complain(error));
+                    return ExitCode::FAILURE;
+                }
+            };
+            match pgring::serve(config, arguments.config) {
+                Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
+                Err(error) => {
+                    complain(&error);
+                    ExitCode::FAILURE
+                }
+            }
+        }
+    }
+}
+
+fn log(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("PGRING_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => subscriber.init(),
+        LogFormat::Json => subscriber.json().init(),
+    }
+}
+
+fn print(line: &str) {
+    drop(writeln!(std::io::stdout(), "{line}"));
+}
+
+fn complain(line: &str) {
+    drop(writeln!(std::io::stderr(), "{line}"));
+}

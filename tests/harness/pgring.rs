@@ -23,7 +23,7 @@ pub struct Settings {
     values: BTreeMap<(String, String), String>,
     users: String,
     databases: String,
-    node: SocketAddr,
+    node: String,
 }
 
 /// A running pgring; it ends when it is dropped, after it was asked whether all went well.
@@ -73,7 +73,8 @@ impl Settings {
             writeln!(users, "\"{user}\" \"{PASSWORD}\"").expect("to write to a string");
         }
         let databases = String::from("[[databases]]\nname = \"*\"\ncluster = \"main\"\n");
-        let new = Self { values: BTreeMap::new(), users, databases, node: node.address() };
+        let new =
+            Self { values: BTreeMap::new(), users, databases, node: node.address().to_string() };
         new.set("workers", 2)
             .set("admin_users", ["postgres"])
             .set("stats_users", ["stats"])
@@ -101,6 +102,13 @@ impl Settings {
     #[must_use]
     pub fn databases(mut self, text: &str) -> Self {
         text.clone_into(&mut self.databases);
+        self
+    }
+
+    /// Replaces the address of the node, for instance by its socket directory.
+    #[must_use]
+    pub fn node(mut self, address: &str) -> Self {
+        address.clone_into(&mut self.node);
         self
     }
 
@@ -132,7 +140,7 @@ impl Settings {
             }
             writeln!(text, "{key} = {value}").expect("to write to a string");
         }
-        let node = self.node;
+        let node = &self.node;
         write!(
             text,
             "\n[[clusters]]\nname = \"main\"\n[[clusters.nodes]]\nname = \"pg1\"\n\
@@ -164,6 +172,11 @@ impl Pgring {
     /// The pid.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// A folder for the test's files.
+    pub fn home(&self) -> &Path {
+        &self.home
     }
 
     /// The config file.

@@ -4,9 +4,9 @@ use crate::dice::Dice;
 use crate::link::{End, LinkId, MS, Peer, SEC, Time, US};
 use crate::message::{Cutter, Message, cancel, startup};
 use crate::plan::Plan;
+use crate::script::Habits;
 use crate::session::{Session, Settings};
 use crate::world::{Happening, World};
-use pgring_logic::config::PoolMode;
 use std::collections::VecDeque;
 
 /// One client: some lives, one after the other.
@@ -46,8 +46,10 @@ pub(crate) struct Life {
     /// It does not read since then.
     pub(crate) deaf: Option<Time>,
     pub(crate) was_deaf: bool,
-    /// A statement was executed since the last Sync.
-    pub(crate) executed: bool,
+    /// Parameters were reset: what they fall back to is told with the next statement.
+    pub(crate) reset: bool,
+    /// The round is nothing but one Bind with its Execute and Sync.
+    pub(crate) plain: bool,
     /// Something was refused: what it prepared may not exist.
     pub(crate) doubtful: bool,
     startup: Vec<u8>,
@@ -100,7 +102,7 @@ impl World {
         let core = self.dice.place(self.plan.lanes);
         let link = self.connect(Peer::Client(number));
         let life = self.oracle.next_life();
-        let (databases, users, mode) = (self.plan.databases, self.plan.users, self.plan.mode);
+        let (databases, users) = (self.plan.databases, self.plan.users);
         let client = &mut self.clients[number];
         client.lives -= 1;
         let dice = &mut client.dice;
@@ -121,7 +123,7 @@ impl World {
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
-        let session = Session::new(&owned, mode != PoolMode::Session);
+        let session = Session::new(&owned);
         let now = self.now;
         self.clients[number].life = Some(Life {
             number: life,
@@ -142,7 +144,8 @@ impl World {
             refused: false,
             deaf: None,
             was_deaf: false,
-            executed: false,
+            reset: false,
+            plain: false,
             doubtful: false,
             startup: bytes.clone(),
         });
@@ -158,7 +161,8 @@ impl World {
 
     /// Sends the next round, or says goodbye.
     fn client_round(&mut self, number: usize) {
-        let (rude, now, pins) = (self.plan.rude, self.now, self.plan.pins);
+        let (rude, now) = (self.plan.rude, self.now);
+        let habits = Habits { pins: self.plan.pins, mistakes: self.plan.mistakes };
         let client = &mut self.clients[number];
         let Some(life) = &mut client.life else { return };
         let (link, id) = (life.link, life.number);
@@ -171,7 +175,10 @@ impl World {
             return self.client_over(number, abrupt);
         }
         life.rounds -= 1;
-        let messages = crate::script::round(life, &mut client.dice, pins);
+        life.reset = false;
+        let messages = crate::script::round(life, &mut client.dice, habits);
+        let tags: Vec<u8> = messages.iter().map(|message| message.tag).collect();
+        life.plain = matches!(tags.as_slice(), b"BES" | b"BDES") && life.session.before.is_none();
         let mut bytes = Vec::new();
         for message in &messages {
             message.write(&mut bytes);

@@ -1,10 +1,11 @@
 //! The control thread of the simulation: the budget of servers, console orders, reloads.
 
-use crate::broker::Broker;
 use crate::link::MS;
 use crate::plan::Plan;
 use crate::world::{Happening, World};
+use pgring_logic::broker::Broker;
 use pgring_logic::config::{Config, Database};
+use pgring_logic::id::{Core, PoolKey};
 use pgring_logic::mail::{Event, Mail, Order, Report};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ impl Control {
     pub(crate) fn new(config: &Arc<Config>, lanes: usize) -> Self {
         Self {
             config: Arc::clone(config),
-            broker: Broker::new(config, lanes),
+            broker: Broker::new(Arc::clone(config), lanes),
             number: 0,
             pending: BTreeMap::new(),
             paused: false,
@@ -40,6 +41,18 @@ impl Control {
 impl World {
     fn letter(&mut self, core: usize, mail: Mail) {
         self.post(usize::MAX, core, Happening::Lane(core, Event::Mail(mail)));
+    }
+
+    fn letters(&mut self, letters: Vec<(Core, Mail)>) {
+        for (core, mail) in letters {
+            self.letter(usize::from(core.0), mail);
+        }
+    }
+
+    /// Permits of a pool that are out.
+    pub(crate) fn permits(&self, pool: &PoolKey) -> usize {
+        let view = self.control.broker.pools().find(|view| view.pool == pool);
+        view.map_or(0, |view| view.held as usize)
     }
 
     /// A letter reaches the control thread.
@@ -67,18 +80,14 @@ impl World {
                 let core = usize::from(core.0);
                 self.letter(core, Mail::Derived { conn, salted: [0; 32] });
             }
-            Mail::Enter { core, conn, .. } => {
-                self.letter(usize::from(core.0), Mail::Entered { conn, refused: None });
-            }
             Mail::Console { core, conn, .. } => {
                 self.letter(usize::from(core.0), Mail::Answer { conn, bytes: Vec::new() });
             }
             other => {
                 let now = self.instant();
-                let letters = self.control.broker.take(now, other);
-                for (core, mail) in letters {
-                    self.letter(core, mail);
-                }
+                let mut letters = Vec::new();
+                self.control.broker.handle(now, &other, &mut letters);
+                self.letters(letters);
             }
         }
     }
@@ -86,12 +95,11 @@ impl World {
     /// The control thread's turn.
     pub(crate) fn control_turn(&mut self) {
         let now = self.instant();
-        let letters = self.control.broker.turn(now);
-        for (core, mail) in letters {
-            self.letter(core, mail);
-        }
+        let mut letters = Vec::new();
+        self.control.broker.tick(now, &mut letters);
+        self.letters(letters);
         self.look_at_waits();
-        self.at(self.now + 50 * MS, Happening::ControlTurn);
+        self.at(self.now + 200 * MS, Happening::ControlTurn);
     }
 
     /// Gives an order to all lanes.
@@ -129,14 +137,12 @@ impl World {
         let config = Arc::new(config);
         self.control.config = Arc::clone(&config);
         self.oracle_resized(size);
-        let now = self.instant();
-        let letters = self.control.broker.reload(now, &config);
+        let mut letters = Vec::new();
+        self.control.broker.configure(Arc::clone(&config), &mut letters);
         for core in 0..self.plan.lanes {
             self.letter(core, Mail::Config(Arc::clone(&config)));
         }
-        for (core, mail) in letters {
-            self.letter(core, mail);
-        }
+        self.letters(letters);
     }
 
     /// The databases of this story.

@@ -322,7 +322,6 @@ impl World {
         if left > self.plan.high_water + 160 * 1024 {
             self.violate(format!("{left} bytes are queued for {to:?}"));
         }
-        let Some(found) = self.lanes[core].conns.get_mut(&to) else { return };
         if left > self.plan.high_water
             && let Some(from) = from
             && let Some(source) = self.lanes[core].conns.get_mut(&from)

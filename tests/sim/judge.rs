@@ -20,11 +20,6 @@ impl Life {
                 self.before = self.session.clone();
                 self.hand = Some(message.clone());
             }
-            match message.tag {
-                b'E' => self.executed = true,
-                b'S' | b'Q' => self.executed = false,
-                _ => {}
-            }
             let mut answers = Vec::new();
             self.session.feed(&message, &mut answers);
             // Parameters may be told earlier or later; `ready` compares what counts.
@@ -140,6 +135,9 @@ impl World {
     /// At `ReadyForQuery`, outside of transactions: does the client know its parameters?
     fn client_knows(&mut self, number: usize) {
         let Some(life) = &self.clients[number].life else { return };
+        if life.reset {
+            return;
+        }
         for name in FOLLOWED {
             let (told, real) = (life.told.get(name), life.session.setting(name));
             if told != real {
@@ -196,6 +194,7 @@ impl World {
     fn client_refused(&mut self, number: usize, code: &str, message: &Message) {
         let (now, wait) = (self.now, self.plan.wait_timeout);
         let peaceful = self.plan.peaceful();
+        let shreds = self.plan.weather.shreds > 0;
         let Some(life) = self.clients[number].life.as_mut() else { return };
         let id = life.number;
         let waited = life.asked.map_or(0, |asked| now - asked);
@@ -204,7 +203,7 @@ impl World {
         let excused = match code {
             "57014" => cancelled || lasting,
             // Only where it cannot be run again unseen.
-            "0A000" => life.executed || life.before.tx != Tx::Idle,
+            "0A000" => shreds || !life.plain || life.before.tx != Tx::Idle,
             _ if lasting => matches!(&code[..2], "53" | "57" | "08"),
             _ => !peaceful && matches!(&code[..2], "08" | "53" | "57" | "58"),
         };

@@ -59,7 +59,9 @@ pub(crate) fn length(body: usize) -> [u8; 4] {
 /// An `ErrorResponse` or `NoticeResponse`.
 pub(crate) fn report(tag: u8, severity: &str, code: &str, text: &str) -> Message {
     let mut body = Vec::new();
-    for (field, value) in [(b'S', severity), (b'V', severity), (b'C', code), (b'M', text)] {
+    let routine = if code == "0A000" { "RevalidateCachedQuery" } else { "simulated" };
+    let fields = [(b'S', severity), (b'V', severity), (b'C', code), (b'M', text), (b'R', routine)];
+    for (field, value) in fields {
         body.push(field);
         body.extend_from_slice(value.as_bytes());
         body.push(0);

@@ -317,7 +317,7 @@ impl World {
         self.oracle_opened(&pool);
         let standby = node > 0;
         let Some(backend) = self.nodes[node].backends.get_mut(&link) else { return };
-        let mut session = Session::new(parameters, false);
+        let mut session = Session::new(parameters);
         if standby {
             let mut defaults = (*session.defaults).clone();
             defaults.insert("in_hot_standby".to_owned(), "on".to_owned());

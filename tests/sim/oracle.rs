@@ -204,7 +204,7 @@ impl World {
     ) {
         let names = (Plan::database(database), Plan::user(user));
         let key = PoolKey { database: names.0.as_str().into(), user: names.1.as_str().into() };
-        let held = self.control.broker.held(&key);
+        let held = self.permits(&key);
         let there = open.get(&names).copied().unwrap_or(0);
         if held != there {
             let text = format!("pool {names:?}: {held} permits are held, {there} servers are open");

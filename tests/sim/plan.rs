@@ -44,6 +44,8 @@ pub(crate) struct Plan {
     pub(crate) notices: bool,
     /// Clients vanish, cancel, and stop reading.
     pub(crate) rude: bool,
+    /// Clients make mistakes in the middle of pipelines.
+    pub(crate) mistakes: bool,
     /// Clients pin their servers.
     pub(crate) pins: bool,
     /// Tables change under prepared statements.
@@ -89,11 +91,12 @@ impl Plan {
             orders: dice.chance(30),
             notices: dice.chance(50),
             rude: dice.chance(60),
+            mistakes: dice.chance(60),
             pins: dice.chance(20),
             alters: dice.chance(30),
             lifetime: *dice.pick(&[HOUR * SEC, HOUR * SEC, SEC]),
             idle: *dice.pick(&[HOUR * SEC, HOUR * SEC, SEC / 3]),
-            reserve: if dice.chance(15) { 1 } else { 0 },
+            reserve: usize::from(dice.chance(15)),
             calm_from: 4 * SEC,
             statements: *dice.pick(&[1, 2, 100]),
         }
@@ -146,6 +149,7 @@ impl Plan {
                 method: AuthMethod::Trust,
                 users_file: None,
                 login_timeout: Duration::from_secs(15),
+                mock_secret: [0; 32],
             },
             limits: Limits { clients_max: 1000, statement_bytes_max: 65_536, buffers: 64 },
             pool: self.pool(),

@@ -17,9 +17,16 @@ const SHARED: [(&str, usize); 8] = [
     ("SELECT wide(3000, $1)", 1),
 ];
 
+/// What clients of a story do.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Habits {
+    pub(crate) pins: bool,
+    pub(crate) mistakes: bool,
+}
+
 /// The next round of a life: it ends with something that makes the server answer.
-pub(crate) fn round(life: &mut Life, dice: &mut Dice, pins: bool) -> Vec<Message> {
-    let mut writer = Writer { life, dice, pins, out: Vec::new() };
+pub(crate) fn round(life: &mut Life, dice: &mut Dice, habits: Habits) -> Vec<Message> {
+    let mut writer = Writer { life, dice, habits, closed: Vec::new(), out: Vec::new() };
     writer.round();
     writer.out
 }
@@ -55,7 +62,9 @@ fn execute(portal: &str, most: u32) -> Message {
 struct Writer<'life> {
     life: &'life mut Life,
     dice: &'life mut Dice,
-    pins: bool,
+    habits: Habits,
+    /// Names closed in this round.
+    closed: Vec<String>,
     out: Vec<Message>,
 }
 
@@ -83,7 +92,8 @@ impl Writer<'_> {
             self.sync();
         }
         let tx = self.life.session.tx;
-        if tx != Tx::Idle && self.dice.chance(35) {
+        let lost = tx == Tx::Failed && !self.habits.mistakes;
+        if tx != Tx::Idle && (lost || self.dice.chance(35)) {
             return self.end();
         }
         match self.dice.below(100) {
@@ -96,7 +106,7 @@ impl Writer<'_> {
             83..90 => self.sleep(),
             90..94 => self.big(),
             94..98 => self.insert(),
-            _ if self.pins => self.pin(),
+            _ if self.habits.pins => self.pin(),
             _ => self.say(query("")),
         }
     }
@@ -163,6 +173,7 @@ impl Writer<'_> {
             ("statement_timeout", "5s"),
         ]);
         let value = if name == "search_path" { value.to_owned() } else { format!("'{value}'") };
+        let idle = self.life.session.tx == Tx::Idle && self.life.session.before.is_none();
         match self.dice.below(20) {
             0..7 => self.say(query(&format!("SET {name} TO {value} /* {nonce} */"))),
             7..9 => self.say(query(&format!("SET LOCAL {name} = {value}"))),
@@ -171,11 +182,10 @@ impl Writer<'_> {
                 let sql = format!("SELECT set_config('{name}', {value}, false), '{nonce}'");
                 self.say(query(&sql));
             }
-            11 => self.say(query(&format!("RESET {name}"))),
-            12 if self.dice.chance(30) => self.say(query("RESET ALL")),
-            13 if self.life.session.tx == Tx::Idle && self.dice.chance(40) => {
-                self.say(query("DISCARD ALL"));
-            }
+            // In a transaction a parameter falls back to its startup value only at the end of it.
+            11 if idle => return self.reset(&format!("RESET {name}")),
+            12 if idle && self.dice.chance(30) => return self.reset("RESET ALL"),
+            13 if idle && self.dice.chance(40) => return self.reset("DISCARD ALL"),
             14 => {
                 self.say(parse("", &format!("SET {name} TO {value}")));
                 self.say(bind("", "", &[]));
@@ -190,6 +200,11 @@ impl Writer<'_> {
         } else {
             self.say(query(&format!("SHOW {name} /* {nonce} */")));
         }
+    }
+
+    fn reset(&mut self, sql: &str) {
+        self.life.reset = true;
+        self.say(query(sql));
     }
 
     fn copy(&mut self) {
@@ -292,7 +307,7 @@ impl Writer<'_> {
             5 if known => format!("EXECUTE {name}('{nonce}')"),
             6 if known => format!("DEALLOCATE {name}"),
             5..8 => format!("PREPARE {name} AS SELECT $1, '{nonce}'"),
-            _ => "DISCARD ALL".to_owned(),
+            _ => return self.reset("DISCARD ALL"),
         };
         self.say(query(&sql));
     }
@@ -328,12 +343,15 @@ impl Writer<'_> {
 
     /// Something prepared, bound, described, executed, closed.
     fn part(&mut self) {
+        let mistakes = self.habits.mistakes;
         let known: Vec<(String, usize)> = self
             .life
             .session
             .prepared
             .iter()
-            .filter(|(_, statement)| !statement.from_sql)
+            .filter(|(name, statement)| {
+                !statement.from_sql && (mistakes || !self.closed.contains(*name))
+            })
             .map(|(name, statement)| (name.clone(), statement.parameters))
             .collect();
         if !known.is_empty() && self.dice.chance(45) {
@@ -347,7 +365,8 @@ impl Writer<'_> {
         } else {
             String::new()
         };
-        match self.dice.below(14) {
+        let first = if self.habits.mistakes { 0 } else { 2 };
+        match self.dice.range(first, 13) {
             0 => {
                 // There is no such statement.
                 let values = self.values(1);
@@ -360,7 +379,7 @@ impl Writer<'_> {
                 self.say(parse(&name, sql));
                 self.say(named(b'D', b'S', &name));
             }
-            4 => {
+            4 if self.habits.mistakes => {
                 let nonce = self.nonce();
                 self.say(parse(&name, &format!("SELECT fail('{nonce}')")));
                 self.say(bind("", &name, &[]));
@@ -374,15 +393,25 @@ impl Writer<'_> {
         }
     }
 
+    /// Whether this round has named a statement; closing it now would be a mistake later.
+    fn used(&self, name: &str) -> bool {
+        let name = text(name);
+        self.out.iter().any(|message| message.body.windows(name.len()).any(|part| part == name))
+    }
+
     fn reuse(&mut self, name: &str, parameters: usize) {
+        let mistakes = self.habits.mistakes;
         match self.dice.below(12) {
-            0 => self.say(named(b'C', b'S', name)),
+            0 if mistakes || !self.used(name) => {
+                self.closed.push(name.to_owned());
+                self.say(named(b'C', b'S', name));
+            }
             1 => self.say(named(b'D', b'S', name)),
-            2 if !name.is_empty() => {
+            2 if mistakes && !name.is_empty() => {
                 // It exists already, as long as nobody closes it.
                 self.say(parse(name, "SELECT 'again'"));
             }
-            3 => {
+            3 if mistakes => {
                 // Too many parameters.
                 let values = self.values(parameters + 1);
                 self.say(bind("", name, &values));
@@ -406,7 +435,7 @@ impl Writer<'_> {
         if self.dice.chance(50) {
             self.say(named(b'D', b'P', &portal));
         }
-        if self.dice.chance(15) {
+        if self.habits.mistakes && self.dice.chance(15) {
             self.say(execute(&portal, 2));
             self.say(execute(&portal, 3));
         } else {

@@ -105,24 +105,21 @@ const SILENT: [(&str, &str); 6] = [
 ];
 
 impl Session {
-    /// A fresh session. Startup parameters are what RESET goes back to, or, if `movable`
-    /// (what pgring promises in transaction mode), as if set by SET.
-    pub(crate) fn new(startup: &[(String, String)], movable: bool) -> Self {
+    /// A fresh session. Startup parameters are what RESET goes back to.
+    pub(crate) fn new(startup: &[(String, String)]) -> Self {
         let known = REPORTED.iter().chain(&SILENT);
         let mut defaults: Settings =
             known.map(|(name, value)| (name.to_ascii_lowercase(), (*value).to_owned())).collect();
-        let mut set = Settings::new();
         for (name, value) in startup {
             if !matches!(name.as_str(), "user" | "database" | "options" | "replication")
                 && !name.starts_with("_pq_.")
             {
-                let target = if movable { &mut set } else { &mut defaults };
-                target.insert(name.to_ascii_lowercase(), value.clone());
+                defaults.insert(name.to_ascii_lowercase(), value.clone());
             }
         }
         Self {
             defaults: Rc::new(defaults),
-            set,
+            set: Settings::new(),
             local: Settings::new(),
             tx: Tx::Idle,
             before: None,

@@ -1,6 +1,6 @@
 //! What a task needs from the machine, and how it gets there.
 //!
-//! Packages come from apt, as root or with sudo; everything else goes below `target/tools`, so an
+//! Packages come from apt, as root or with sudo; everything else goes below `target`, so an
 //! account without rights can run every task on a machine where the packages are there.
 
 use crate::account::Account;
@@ -43,7 +43,7 @@ pub(crate) fn for_tests() -> Outcome<Vec<(&'static str, PathBuf)>> {
     if !works("cargo", &["nextest", "--version"]) {
         process::show(Command::new("cargo").args(["install", "--locked", "cargo-nextest"]))?;
     }
-    drivers(&place::target().join("tools"))
+    drivers(&place::target())
 }
 
 /// What `cargo xtask regress` needs.
@@ -97,15 +97,18 @@ fn packages(names: &[&str]) -> Outcome<()> {
         command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-q"]).args(arguments);
         process::show(command.stdout(Stdio::null()))
     };
-    apt(&["update"])?;
+    if let Err(error) = apt(&["update"]) {
+        // One mirror of several may be gone; whether it matters shows next.
+        println!("apt-get update: {error}");
+    }
     apt(&[["install", "-y", "--no-install-recommends"].as_slice(), names].concat())
 }
 
-/// Installs the drivers of other languages below `tools`.
-fn drivers(tools: &Path) -> Outcome<Vec<(&'static str, PathBuf)>> {
-    let python = tools.join("python");
+/// Installs the drivers of other languages, each into a folder of its own.
+fn drivers(target: &Path) -> Outcome<Vec<(&'static str, PathBuf)>> {
+    let python = target.join("venv");
     let interpreter = python.join("bin/python");
-    once(&tools.join("python.made"), PSYCOPG, || {
+    once(&target.join("venv.made"), PSYCOPG, || {
         println!("installing {PSYCOPG} into {}", python.display());
         place::remove(&python)?;
         process::show(Command::new("python3").args(["-m", "venv"]).arg(&python))?;
@@ -113,8 +116,8 @@ fn drivers(tools: &Path) -> Outcome<Vec<(&'static str, PathBuf)>> {
         pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", PSYCOPG]);
         process::show(&mut pip)
     })?;
-    let node = tools.join("node");
-    once(&tools.join("node.made"), NODE_POSTGRES, || {
+    let node = target.join("node");
+    once(&target.join("node.made"), NODE_POSTGRES, || {
         println!("installing {NODE_POSTGRES} into {}", node.display());
         place::remove(&node)?;
         place::create(&node)?;

@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 /// What the quick run leaves out: the long tests that start real nodes.
 ///
-/// Of the package `pgring-tests` it keeps the logic tests (harness, transcripts, simulation,
-/// corpus) and, of the tests with real nodes, those that have `smoke` in their name.
-const QUICK: &str = "not package(pgring-tests) or binary(/^(pgring.tests|transcripts|simulation|\
-                     corpus)$/) or test(/smoke/)";
+/// Of the package `pgring-tests` it keeps the library, the simulator and the corpus of the fuzz
+/// targets, and of the tests with real nodes those that have `smoke` in their names.
+const QUICK: &str = "not package(pgring-tests) or kind(lib) or test(/smoke/) or \
+                     test(psql_does_its_work) or binary(/^(simulation|fuzz_corpus)$/)";
 
 /// Runs all steps; the tests come last, so the last lines are their summary.
 pub(crate) fn run(quick: bool) -> Outcome<()> {

@@ -11,7 +11,9 @@
 //! It also counts clients where a limit per database or user is set, because no lane can.
 
 use crate::broker::budget::Budget;
-use crate::config::{Config, PoolSettings};
+use crate::broker::clients::Clients;
+use crate::broker::limits::{count, reserve, settings};
+use crate::config::Config;
 use crate::id::{Core, PoolKey};
 use crate::mail::Mail;
 use crate::time::{Duration, Instant};
@@ -19,10 +21,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 mod budget;
-
-/// How long a client waits behind a limit that several pools share, before another pool is asked
-/// to close a server.
-const EVICT_AFTER: Duration = Duration::from_millis(100);
+mod clients;
+mod limits;
 
 /// The shortest time between two attempts to reach the least number of servers.
 const TOP_UP_PAUSE: Duration = Duration::from_secs(1);
@@ -49,21 +49,13 @@ pub struct Broker {
     config: Arc<Config>,
     cores: usize,
     pools: BTreeMap<PoolKey, Budget>,
-    /// Clients that were let in, by database and by user.
-    database_clients: BTreeMap<Arc<str>, usize>,
-    user_clients: BTreeMap<Arc<str>, usize>,
+    clients: Clients,
 }
 
 impl Broker {
     /// Nothing granted yet; lanes are numbered below `cores`.
     pub fn new(config: Arc<Config>, cores: usize) -> Self {
-        Self {
-            config,
-            cores,
-            pools: BTreeMap::new(),
-            database_clients: BTreeMap::new(),
-            user_clients: BTreeMap::new(),
-        }
+        Self { config, cores, pools: BTreeMap::new(), clients: Clients::default() }
     }
 
     /// Takes a new snapshot. What exceeds its limits is to be closed; what it allows beyond the
@@ -96,13 +88,10 @@ impl Broker {
                 self.serve(now, pool, out);
             }
             Mail::Enter { core, conn, database, user } => {
-                let refused = self.enter(database, user);
+                let refused = self.clients.enter(&self.config, database, user);
                 out.push((*core, Mail::Entered { conn: *conn, refused }));
             }
-            Mail::Left { database, user } => {
-                leave(&mut self.database_clients, database);
-                leave(&mut self.user_clients, user);
-            }
+            Mail::Left { database, user } => self.clients.left(database, user),
             Mail::Config(_)
             | Mail::Permit { .. }
             | Mail::Hungry { .. }
@@ -231,136 +220,273 @@ impl Broker {
         }
         out.push((core, Mail::Permit { pool: key.clone(), count: permits }));
     }
+}
 
-    /// Has another pool close a server, if this one has waited long enough behind a limit that
-    /// both share, and the other has more than its part or waits for nothing.
-    fn evict_for(&mut self, now: Instant, key: &PoolKey, out: &mut Vec<(Core, Mail)>) {
-        let Some(settings) = settings(&self.config, key) else { return };
-        let Some(budget) = self.pools.get(key) else { return };
-        let waits = budget.oldest().is_some_and(|since| now.since(since) >= EVICT_AFTER);
-        if !waits || budget.total >= count(settings.size) {
-            return;
-        }
-        let mine = budget.kept();
-        let full = |limit: usize, sum: u32| limit > 0 && sum >= count(limit);
-        let same_database = |other: &PoolKey| other.database == key.database;
-        let same_user = |other: &PoolKey| other.user == key.user;
-        let by_database = full(settings.database_servers_max, self.sum(same_database));
-        let by_user = full(settings.user_servers_max, self.sum(same_user));
-        let in_the_way = |other: &PoolKey| {
-            other != key && (by_database && same_database(other) || by_user && same_user(other))
+#[cfg(test)]
+mod tests {
+    use super::Broker;
+    use crate::config::{Config, parse};
+    use crate::id::{ConnId, Core, PoolKey, Side};
+    use crate::mail::Mail;
+    use crate::time::{Duration, Instant};
+    use std::sync::Arc;
+
+    const CORES: u16 = 4;
+
+    fn config(pool: &str) -> Arc<Config> {
+        let text = format!(
+            "auth.method = \"trust\"\n[pool]\n{pool}\n[[clusters]]\nname = \"main\"\n\
+             [[clusters.nodes]]\nname = \"pg1\"\naddress = \"127.0.0.1:5432\"\n"
+        );
+        Arc::new(parse(&text, &mut |_| Ok(String::new())).expect("a good config"))
+    }
+
+    fn key(user: &str) -> PoolKey {
+        PoolKey { database: "shop".into(), user: user.into() }
+    }
+
+    fn at(ms: u64) -> Instant {
+        Instant::START + Duration::from_millis(ms)
+    }
+
+    fn wants(core: u16, user: &str, need: u32, since: u64) -> Mail {
+        Mail::Demand { core: Core(core), pool: key(user), need, since: at(since) }
+    }
+
+    fn returns(core: u16, user: &str, count: u32) -> Mail {
+        Mail::Returned { pool: key(user), core: Core(core), count }
+    }
+
+    /// What the broker answers, in short.
+    fn told(letters: Vec<(Core, Mail)>) -> Vec<String> {
+        let short = |(to, letter): (Core, Mail)| {
+            if let Mail::Permit { pool, count } = letter {
+                format!("{}: {count} for {}", to.0, pool.user)
+            } else if let Mail::Shrink { pool, count } = letter {
+                format!("{}: close {count} of {}", to.0, pool.user)
+            } else if let Mail::Hungry { core, need, .. } = letter {
+                format!("{}: {} needs {need}", to.0, core.0)
+            } else if let Mail::Entered { refused, .. } = letter {
+                refused.unwrap_or_else(|| "come in".to_owned())
+            } else {
+                format!("{letter:?}")
+            }
         };
-        let others = || self.pools.iter().filter(|(other, _)| in_the_way(other));
-        if others().any(|(_, other)| other.is_shrinking()) {
-            return;
-        }
-        let victim = others()
-            .filter(|(_, other)| other.kept() > mine + 1 || other.need() == 0 && other.kept() > 0)
-            .max_by_key(|(_, other)| (other.need() == 0, other.kept()))
-            .map(|(key, _)| key.clone());
-        let Some(victim) = victim else { return };
-        if let Some(core) = self.pools.get_mut(&victim).and_then(Budget::shrink) {
-            out.push((core, Mail::Shrink { pool: victim, count: 1 }));
-        }
+        letters.into_iter().map(short).collect()
     }
 
-    /// Has servers closed that exceed a limit, those of the largest holders first.
-    fn trim(&mut self, out: &mut Vec<(Core, Mail)>) {
-        let mut letters: BTreeMap<(PoolKey, Core), u32> = BTreeMap::new();
-        let keys: Vec<PoolKey> = self.pools.keys().cloned().collect();
-        for key in keys {
-            let settings = settings(&self.config, &key);
-            let full = settings.map_or(0, |it| count(it.size).saturating_add(reserve(it)));
-            let (by_database, by_user) =
-                settings.map_or((0, 0), |it| (it.database_servers_max, it.user_servers_max));
-            self.shrink_to(full, |other| *other == key, &mut letters);
-            if by_database > 0 {
-                let group = |other: &PoolKey| other.database == key.database;
-                self.shrink_to(count(by_database), group, &mut letters);
-            }
-            if by_user > 0 {
-                self.shrink_to(count(by_user), |other| other.user == key.user, &mut letters);
-            }
-        }
-        for ((pool, core), count) in letters {
-            out.push((core, Mail::Shrink { pool, count }));
-        }
+    fn tell(broker: &mut Broker, ms: u64, letter: &Mail) -> Vec<String> {
+        let mut out = Vec::new();
+        broker.handle(at(ms), letter, &mut out);
+        told(out)
     }
 
-    fn shrink_to(
-        &mut self,
-        limit: u32,
-        group: impl Fn(&PoolKey) -> bool,
-        letters: &mut BTreeMap<(PoolKey, Core), u32>,
-    ) {
-        let kept = self.pools.iter().filter(|(key, _)| group(key)).map(|(_, pool)| pool.kept());
-        let excess = kept.sum::<u32>().saturating_sub(limit);
-        for _ in 0..excess {
-            let group = self.pools.iter_mut().filter(|(key, _)| group(key));
-            let Some((key, pool)) = group.max_by_key(|(_, pool)| pool.kept()) else { return };
-            let Some(core) = pool.shrink() else { return };
-            *letters.entry((key.clone(), core)).or_default() += 1;
-        }
+    fn tick(broker: &mut Broker, ms: u64) -> Vec<String> {
+        let mut out = Vec::new();
+        broker.tick(at(ms), &mut out);
+        told(out)
     }
 
-    /// How many more servers the limits allow that this pool shares with others.
-    fn room_shared(&self, key: &PoolKey) -> u32 {
-        let Some(settings) = settings(&self.config, key) else { return 0 };
-        let mut room = u32::MAX;
-        if settings.database_servers_max > 0 {
-            let sum = self.sum(|other| other.database == key.database);
-            room = room.min(count(settings.database_servers_max).saturating_sub(sum));
-        }
-        if settings.user_servers_max > 0 {
-            let sum = self.sum(|other| other.user == key.user);
-            room = room.min(count(settings.user_servers_max).saturating_sub(sum));
-        }
-        room
+    fn reload(broker: &mut Broker, config: Arc<Config>) -> Vec<String> {
+        let mut out = Vec::new();
+        broker.configure(config, &mut out);
+        told(out)
     }
 
-    fn sum(&self, group: impl Fn(&PoolKey) -> bool) -> u32 {
-        self.pools.iter().filter(|(key, _)| group(key)).map(|(_, pool)| pool.total).sum()
+    #[test]
+    fn a_pool_is_one_budget_and_who_holds_hears_who_waits() {
+        let mut broker = Broker::new(config("size = 2"), CORES.into());
+        assert_eq!(tell(&mut broker, 0, &wants(0, "a", 3, 0)), ["0: 2 for a"]);
+        assert_eq!(tell(&mut broker, 1, &wants(1, "a", 1, 1)), ["0: 1 needs 1"]);
+        let moved = Mail::Moved { pool: key("a"), from: Core(0), to: Core(1) };
+        assert_eq!(tell(&mut broker, 2, &moved), ["1: 0 needs 1"]);
+        assert_eq!(tell(&mut broker, 3, &wants(1, "a", 0, 3)), ["0: 1 needs 0"]);
+        assert_eq!(tell(&mut broker, 4, &returns(1, "a", 1)), ["0: 1 for a", "1: 0 needs 0"]);
+        let pools: Vec<_> = broker.pools().map(|view| (view.held, view.need, view.cores)).collect();
+        assert_eq!(pools, [(2, 0, vec![(Core(0), 2)])]);
     }
 
-    /// Lets a client in, or says which limit is reached.
-    fn enter(&mut self, database: &Arc<str>, user: &Arc<str>) -> Option<String> {
-        let Some(settings) = self.config.database(database).map(|database| &database.pool) else {
-            return Some(format!("database \"{database}\" does not exist"));
+    #[test]
+    fn a_permit_that_comes_back_goes_to_whoever_waited_longest() {
+        let mut broker = Broker::new(config("size = 2"), CORES.into());
+        tell(&mut broker, 0, &wants(0, "a", 2, 0));
+        tell(&mut broker, 2, &wants(2, "a", 9, 2));
+        tell(&mut broker, 3, &wants(1, "a", 1, 1));
+        assert_eq!(tell(&mut broker, 4, &returns(0, "a", 1))[0], "1: 1 for a");
+        assert_eq!(tell(&mut broker, 5, &returns(0, "a", 1))[0], "2: 1 for a");
+    }
+
+    #[test]
+    fn a_lane_with_many_clients_leaves_permits_to_a_lane_with_one() {
+        let mut broker = Broker::new(config("size = 2"), CORES.into());
+        tell(&mut broker, 0, &wants(0, "a", 2, 0));
+        tell(&mut broker, 1, &wants(2, "a", 9, 1));
+        tell(&mut broker, 2, &wants(1, "a", 1, 2));
+        let letters = tell(&mut broker, 3, &returns(0, "a", 2));
+        assert_eq!(letters[..2], ["1: 1 for a", "2: 1 for a"]);
+    }
+
+    #[test]
+    fn hunger_that_is_said_again_is_spread_again() {
+        let mut broker = Broker::new(config("size = 1"), CORES.into());
+        tell(&mut broker, 0, &wants(0, "a", 1, 0));
+        for ms in 1..4 {
+            assert_eq!(tell(&mut broker, ms, &wants(1, "a", 1, 1)), ["0: 1 needs 1"]);
+        }
+        assert!(tick(&mut broker, 200).is_empty());
+    }
+
+    #[test]
+    fn the_reserve_is_for_those_who_waited_for_long() {
+        let settings = "size = 1\nreserve_size = 1\nreserve_timeout = \"1s\"";
+        let mut broker = Broker::new(config(settings), CORES.into());
+        tell(&mut broker, 0, &wants(0, "a", 1, 0));
+        tell(&mut broker, 0, &wants(1, "a", 2, 0));
+        assert!(tick(&mut broker, 999).is_empty());
+        assert_eq!(tick(&mut broker, 1000)[0], "1: 1 for a");
+        assert!(tick(&mut broker, 5000).is_empty());
+    }
+
+    #[test]
+    fn the_least_number_of_servers_is_kept_while_clients_come() {
+        let mut broker = Broker::new(config("min_size = 2"), CORES.into());
+        assert!(tick(&mut broker, 0).is_empty());
+        tell(&mut broker, 0, &wants(3, "a", 1, 0));
+        assert_eq!(tick(&mut broker, 200), ["3: 1 for a"]);
+        for attempt in 1..6 {
+            tell(&mut broker, attempt * 2000, &returns(3, "a", 2));
+            let letters = tick(&mut broker, attempt * 2000 + 1000);
+            assert_eq!(letters, ["3: 2 for a"], "{attempt}");
+        }
+        // Nobody has come for so long, or the node lets nobody in: it is given up.
+        tell(&mut broker, 13_000, &returns(3, "a", 2));
+        assert!(tick(&mut broker, 15_000).is_empty());
+        assert_eq!(broker.pools().count(), 0);
+    }
+
+    #[test]
+    fn a_smaller_size_closes_servers_and_a_larger_one_opens_them() {
+        let mut broker = Broker::new(config("size = 5"), CORES.into());
+        tell(&mut broker, 0, &wants(0, "a", 2, 0));
+        tell(&mut broker, 0, &wants(1, "a", 4, 0));
+        let letters = reload(&mut broker, config("size = 2"));
+        assert_eq!(letters, ["0: close 1 of a", "1: close 2 of a"]);
+        assert!(tick(&mut broker, 200).is_empty(), "it is told once");
+        tell(&mut broker, 300, &returns(1, "a", 2));
+        tell(&mut broker, 300, &returns(0, "a", 1));
+        assert!(reload(&mut broker, config("size = 3")).is_empty());
+        assert_eq!(tick(&mut broker, 400), ["1: 1 for a", "0: 1 needs 0"]);
+    }
+
+    #[test]
+    fn a_database_that_is_gone_gets_nothing_and_gives_all_back() {
+        let mut broker = Broker::new(config("size = 2"), CORES.into());
+        tell(&mut broker, 0, &wants(0, "a", 2, 0));
+        let mut other = Config::clone(&config("size = 2"));
+        other.databases.clear();
+        assert_eq!(reload(&mut broker, Arc::new(other)), ["0: close 2 of a"]);
+        assert!(tell(&mut broker, 1, &wants(1, "a", 1, 1)).is_empty());
+        tell(&mut broker, 2, &returns(0, "a", 2));
+        tick(&mut broker, 200);
+        assert_eq!(broker.pools().count(), 0);
+    }
+
+    #[test]
+    fn pools_share_the_limit_of_their_database() {
+        let mut broker = Broker::new(config("max_database_servers = 3"), CORES.into());
+        assert_eq!(tell(&mut broker, 0, &wants(0, "a", 5, 0)), ["0: 3 for a"]);
+        assert!(tell(&mut broker, 1, &wants(1, "b", 1, 1)).is_empty());
+        assert_eq!(tick(&mut broker, 200), ["0: close 1 of a"]);
+        assert!(tick(&mut broker, 400).is_empty(), "one at a time");
+        // Its own clients wait for longer: one at a time, but not all to one.
+        tell(&mut broker, 500, &wants(0, "a", 0, 0));
+        assert_eq!(tell(&mut broker, 501, &returns(0, "a", 1)), ["1: 1 for b"]);
+    }
+
+    #[test]
+    fn clients_are_counted_where_a_limit_is_set() {
+        let mut broker = Broker::new(config("max_user_clients = 1"), CORES.into());
+        let (database, user): (Arc<str>, Arc<str>) = ("shop".into(), "a".into());
+        let enter = Mail::Enter {
+            core: Core(1),
+            conn: ConnId::new(Side::Client, 1, 1),
+            database: Arc::clone(&database),
+            user: Arc::clone(&user),
         };
-        for (clients, max, what, name) in [
-            (&self.database_clients, settings.database_clients_max, "database", database),
-            (&self.user_clients, settings.user_clients_max, "user", user),
-        ] {
-            if max > 0 && clients.get(name).is_some_and(|clients| *clients >= max) {
-                return Some(format!(
-                    "{what} \"{name}\" has {max} clients already (max_{what}_clients)"
-                ));
+        assert_eq!(tell(&mut broker, 0, &enter), ["come in"]);
+        let refused = "user \"a\" has 1 clients already (max_user_clients)";
+        assert_eq!(tell(&mut broker, 0, &enter), [refused]);
+        assert!(tell(&mut broker, 0, &Mail::Left { database, user }).is_empty());
+        assert_eq!(tell(&mut broker, 0, &enter), ["come in"]);
+    }
+
+    /// A world of lanes that ask, return and lend at random.
+    struct World {
+        broker: Broker,
+        dice: u64,
+        held: [u32; CORES as usize],
+        need: [u32; CORES as usize],
+    }
+
+    impl World {
+        fn roll(&mut self, sides: u64) -> u64 {
+            let dice = self.dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            self.dice = dice;
+            (dice >> 33) % sides
+        }
+
+        fn send(&mut self, ms: u64, letter: &Mail) {
+            let mut out = Vec::new();
+            self.broker.handle(at(ms), letter, &mut out);
+            for (to, letter) in out {
+                let Mail::Permit { count, .. } = letter else { continue };
+                let lane = usize::from(to.0);
+                self.held[lane] += count;
+                self.need[lane] -= count;
+            }
+            let held = self.held.iter().sum::<u32>();
+            assert!(held <= 5, "{held} servers in a pool of 5");
+        }
+
+        fn step(&mut self, ms: u64) {
+            let core = u16::try_from(self.roll(CORES.into())).expect("a core");
+            let lane = usize::from(core);
+            match self.roll(3) {
+                0 => {
+                    self.need[lane] = u32::try_from(self.roll(7)).expect("a need");
+                    self.send(ms, &wants(core, "a", self.need[lane], ms));
+                }
+                1 if self.held[lane] > 0 => {
+                    self.held[lane] -= 1;
+                    self.send(ms, &returns(core, "a", 1));
+                }
+                _ if self.held[lane] > 0 => {
+                    let to = (core + 1) % CORES;
+                    self.held[lane] -= 1;
+                    self.held[usize::from(to)] += 1;
+                    let (from, to) = (Core(core), Core(to));
+                    self.send(ms, &Mail::Moved { pool: key("a"), from, to });
+                }
+                _ => {}
             }
         }
-        *self.database_clients.entry(Arc::clone(database)).or_default() += 1;
-        *self.user_clients.entry(Arc::clone(user)).or_default() += 1;
-        None
     }
-}
 
-fn leave(clients: &mut BTreeMap<Arc<str>, usize>, name: &Arc<str>) {
-    if let Some(count) = clients.get_mut(name) {
-        *count -= 1;
-        if *count == 0 {
-            clients.remove(name);
+    #[test]
+    fn whatever_the_lanes_do_the_limit_holds_and_nobody_starves() {
+        for seed in 0..50 {
+            let broker = Broker::new(config("size = 5"), CORES.into());
+            let mut world = World { broker, dice: seed, held: [0; 4], need: [0; 4] };
+            for ms in 0..1000 {
+                world.step(ms);
+            }
+            for ms in 1000..1100 {
+                let holder = world.held.iter().position(|&held| held > 0);
+                let Some(lane) = holder else { break };
+                world.held[lane] -= 1;
+                world.send(ms, &returns(u16::try_from(lane).expect("a core"), "a", 1));
+            }
+            assert_eq!((world.need, world.held), ([0; 4], [0; 4]), "seed {seed}");
         }
     }
-}
-
-fn settings<'c>(config: &'c Config, key: &PoolKey) -> Option<&'c PoolSettings> {
-    config.database(&key.database).map(|database| &database.pool)
-}
-
-/// Servers beyond the size, for clients that waited for long.
-fn reserve(settings: &PoolSettings) -> u32 {
-    if settings.reserve_timeout.is_zero() { 0 } else { count(settings.reserve_size) }
-}
-
-fn count(limit: usize) -> u32 {
-    u32::try_from(limit).unwrap_or(u32::MAX)
 }

@@ -9,7 +9,7 @@ use crate::action::Address;
 use crate::time::Duration;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 mod address;
@@ -17,14 +17,8 @@ mod defaults;
 mod error;
 mod parse;
 mod pool;
-mod reload;
 mod table;
 mod users;
-
-pub use error::ConfigError;
-pub use parse::parse;
-pub use reload::changed_needs_restart;
-pub use users::{UsersError, parse_users};
 
 /// Everything the operator has said.
 #[derive(Clone, Debug, PartialEq)]
@@ -64,6 +58,9 @@ pub struct Auth {
     pub users_file: Option<PathBuf>,
     /// From accept to the end of login.
     pub login_timeout: Duration,
+    /// What the salts of users that do not exist are made from: the same on all lanes, random in
+    /// each process, kept over reloads. Not in the file.
+    pub mock_secret: [u8; 32],
 }
 
 /// An authentication method of `PostgreSQL`'s chapter 21.
@@ -221,5 +218,76 @@ impl Config {
             .iter()
             .find(|database| database.name == name)
             .or_else(|| self.databases.iter().find(|database| database.name == "*"))
+    }
+}
+
+/// One thing that is wrong in a configuration file.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ConfigError {
+    /// The line, from 1, if there is one to blame.
+    pub line: Option<usize>,
+    /// The key with its table, as in `pool.size`; empty if the text is not TOML there.
+    pub key: String,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(line) = self.line {
+            write!(f, "line {line}: ")?;
+        }
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// Checks the text of a configuration file.
+///
+/// `users` is asked for the text of the users file, by the path as it is written; who calls
+/// knows where relative paths start.
+pub fn parse(
+    text: &str,
+    users: &mut dyn FnMut(&Path) -> Result<String, String>,
+) -> Result<Config, Vec<ConfigError>> {
+    parse::config(text, users)
+}
+
+/// The keys that differ between two snapshots and take effect only after a restart.
+///
+/// Threads, rings and listening sockets are made at start and kept; a reload that changes one of
+/// these applies the rest and says so.
+pub fn changed_needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
+    [
+        ("workers", old.workers != new.workers),
+        ("listen", old.listen != new.listen),
+        ("unix_socket_dir", old.unix_socket_dir != new.unix_socket_dir),
+        ("http", old.http != new.http),
+        ("limits.buffers", old.limits.buffers != new.limits.buffers),
+    ]
+    .into_iter()
+    .filter_map(|(key, changed)| changed.then_some(key))
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Config, changed_needs_restart};
+
+    #[test]
+    fn a_reload_changes_pools_but_not_listeners() {
+        let old = Config::default();
+        let mut new = Config::default();
+        new.pool.size = 3;
+        assert!(changed_needs_restart(&old, &new).is_empty());
+
+        new.workers = 7;
+        new.http = Some("127.0.0.1:9680".to_owned());
+        new.limits.buffers = 8;
+        assert_eq!(changed_needs_restart(&old, &new), ["workers", "http", "limits.buffers"]);
     }
 }

@@ -33,8 +33,8 @@ impl Dice {
 
     /// A number below `limit`.
     pub fn below(&mut self, limit: u64) -> u64 {
-        let [a, b, c, d, e, f, g, h, ..] = self.bytes();
-        u64::from_be_bytes([a, b, c, d, e, f, g, h]) % limit.max(1)
+        let bytes = self.bytes();
+        u64::from_be_bytes(core::array::from_fn(|index| bytes[index])) % limit.max(1)
     }
 }
 

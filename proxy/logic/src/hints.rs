@@ -13,9 +13,6 @@ use core::ops::{BitOr, BitOrAssign};
 mod deallocate;
 mod parameters;
 
-pub use deallocate::{Deallocate, deallocate};
-pub use parameters::custom_parameters;
-
 /// What a text may do to its session.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Hints(u8);
@@ -69,6 +66,35 @@ pub fn scan(text: &[u8]) -> Hints {
         hints |= read(&mut Lexer::with_backslashes(text));
     }
     hints
+}
+
+/// What a DEALLOCATE drops.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Deallocate {
+    /// Every prepared statement.
+    All,
+    /// One of them.
+    Name {
+        /// Where its name starts in the text, quotes included.
+        start: usize,
+        /// Where it ends.
+        end: usize,
+        /// As `PostgreSQL` keeps it: folded or unquoted, and cut to 63 bytes.
+        name: Vec<u8>,
+    },
+}
+
+/// What `text` drops, if it is one DEALLOCATE and nothing else.
+pub fn deallocate(text: &[u8]) -> Option<Deallocate> {
+    deallocate::only(text)
+}
+
+/// Adds to `out` the parameters with a dot in their name that `text` may set, in lower case.
+///
+/// `false` if it may set others that cannot be told from the text: a `set_config` whose first
+/// argument is no plain string, an UPDATE of `pg_settings`, a name with escapes.
+pub fn custom_parameters(text: &[u8], out: &mut Vec<String>) -> bool {
+    parameters::custom(text, out)
 }
 
 /// The statement being read, as far as its first words matter.

@@ -18,6 +18,7 @@ mod dial;
 mod lending;
 mod leave;
 mod login;
+mod names;
 mod orders;
 mod pool;
 mod report;
@@ -58,7 +59,6 @@ pub struct Lane {
     core: Core,
     config: Arc<Config>,
     dice: Dice,
-    mock_secret: [u8; 32],
     nothing: Nothing,
     clients: Slab<Client>,
     servers: Slab<Far>,
@@ -84,7 +84,6 @@ impl Lane {
     /// in life, from the seed in a test.
     pub fn new(core: Core, config: Arc<Config>, dice: [u8; 32]) -> Self {
         let mut dice = Dice::new(dice);
-        let mock_secret = dice.bytes();
         let hash_seed = dice.below(u64::MAX);
         let nothing =
             Nothing { text: Arc::from(""), parameters: Arc::new(Parameters::new()) };
@@ -92,7 +91,6 @@ impl Lane {
             core,
             config,
             dice,
-            mock_secret,
             nothing,
             clients: Slab::new(Side::Client),
             servers: Slab::new(Side::Server),

@@ -58,6 +58,8 @@ pub struct Entry {
     pub origin: Origin,
     /// A number of the owner's: the prepared statement of a Parse, the purpose of an own query.
     pub mark: u32,
+    /// Another: what the client's names were changed to in advance; zero for nothing.
+    pub change: u32,
 }
 
 /// Where the bytes of a server message go.
@@ -106,6 +108,12 @@ impl Ledger {
     /// Notes that a message was sent, or is to be told. Returns false if the server will ignore
     /// it (so no answer will come).
     pub fn push(&mut self, expect: Expect, origin: Origin, mark: u32) -> bool {
+        self.push_entry(Entry { expect, origin, mark, change: 0 })
+    }
+
+    /// The same, with every field.
+    pub fn push_entry(&mut self, entry: Entry) -> bool {
+        let expect = entry.expect;
         match expect {
             Expect::Sync => {
                 self.unsynced = false;
@@ -141,7 +149,7 @@ impl Ledger {
                 }
             }
         }
-        self.due.push_back(Entry { expect, origin, mark });
+        self.due.push_back(entry);
         true
     }
 
@@ -196,12 +204,16 @@ impl Ledger {
     }
 
     /// The client is gone: whatever it was due is swallowed from now on, and what pgring would
-    /// have told it is dropped.
+    /// have told it is dropped. A Parse keeps its mark: whether its statement exists still
+    /// matters.
     pub fn disown(&mut self) {
         self.due.retain(|entry| entry.origin != Origin::Told);
         for entry in &mut self.due {
+            if entry.expect != Expect::Parse {
+                entry.mark = 0;
+            }
             entry.origin = Origin::Own;
-            entry.mark = 0;
+            entry.change = 0;
         }
     }
 

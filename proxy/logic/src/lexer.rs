@@ -78,11 +78,13 @@ impl<'t> Lexer<'t> {
         &self.text[self.start..self.at]
     }
 
+    #[inline]
     fn word(&mut self) -> Token<'t> {
         let rest = &self.text[self.at..];
         let length = rest.iter().position(|&byte| !IN_WORD[usize::from(byte)]);
-        self.at += length.unwrap_or(rest.len());
-        Token::Word(self.since_start())
+        let (word, _) = rest.split_at(length.unwrap_or(rest.len()));
+        self.at += word.len();
+        Token::Word(word)
     }
 
     fn number(&mut self) -> Token<'t> {
@@ -217,6 +219,7 @@ impl<'t> Lexer<'t> {
 impl<'t> Iterator for Lexer<'t> {
     type Item = Token<'t>;
 
+    #[inline]
     fn next(&mut self) -> Option<Token<'t>> {
         loop {
             self.start = self.at;

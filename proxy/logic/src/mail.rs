@@ -174,7 +174,7 @@ pub enum Mail {
         core: Core,
         /// For which server connection.
         conn: ConnId,
-        /// The password, already prepared (SASLprep).
+        /// The password, as in the users file.
         password: Password,
         /// The server's salt.
         salt: Vec<u8>,
@@ -223,8 +223,8 @@ pub enum Mail {
         /// The connection it came in on.
         conn: ConnId,
     },
-    /// A server connection, on its way with its descriptor (from [`Action::Surrender`]
-    /// (crate::action::Action::Surrender)).
+    /// A server connection, on its way with its descriptor (from
+    /// [`Surrender`](crate::action::Action::Surrender)).
     Parcel(Box<Parcel>),
 }
 

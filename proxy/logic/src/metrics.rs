@@ -22,7 +22,7 @@ const QUARTERS: [u64; 4] =
 const STEPS_PER_NS: u128 = (1 << 72) / 1_000_000_000;
 
 /// How often times fell into which bucket.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Histogram {
     /// How many there were.
     pub count: u64,
@@ -30,12 +30,6 @@ pub struct Histogram {
     pub sum_us: u64,
     /// Times by bucket; made at the first observation, so that unused ones cost nothing.
     buckets: Vec<u32>,
-}
-
-impl Default for Histogram {
-    fn default() -> Self {
-        Self { count: 0, sum_us: 0, buckets: Vec::new() }
-    }
 }
 
 impl Histogram {

@@ -24,6 +24,7 @@ pub use texts::{StatementId, Texts};
 #[cfg(test)]
 mod tests {
     use super::{ClientStatements, ServerStatements, StatementId, Texts};
+    use crate::hints::Hints;
     use std::collections::BTreeMap;
 
     /// A small generator (xorshift), so that a seed tells one story.
@@ -114,7 +115,7 @@ mod tests {
             let (packed, next) = self.server.pack(&self.texts);
             let mut there = other;
             let noise = there.intern(b"noise\0\0\0", Default::default);
-            let moved = ServerStatements::unpack(packed, next, &mut there, |_| Default::default());
+            let moved = ServerStatements::unpack(packed, next, &mut there, |_| Hints::NONE);
             for id in self.server.clear() {
                 self.texts.release(id);
             }
@@ -122,8 +123,7 @@ mod tests {
 
             // And back again, so that the story goes on here.
             let (packed, next) = moved.pack(&there);
-            self.server =
-                ServerStatements::unpack(packed, next, &mut self.texts, |_| Default::default());
+            self.server = ServerStatements::unpack(packed, next, &mut self.texts, |_| Hints::NONE);
             self.prepared.iter_mut().for_each(|(_, _, busy)| *busy = false);
         }
 

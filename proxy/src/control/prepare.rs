@@ -19,7 +19,11 @@ const NAMES_MAX: Duration = Duration::from_secs(5);
 
 /// A config for lanes. `old` is the snapshot in force, if there is one.
 pub(super) async fn prepare(config: Config, old: Option<&Config>) -> Config {
-    let config = verifiers(config, old).await;
+    let mut config = verifiers(config, old).await;
+    config.auth.mock_secret = match old {
+        Some(old) => old.auth.mock_secret,
+        None => clock::dice().unwrap_or_default(),
+    };
     names(config, old).await
 }
 

@@ -17,7 +17,6 @@ use std::os::fd::AsFd;
 impl<W: World> Worker<'_, W> {
     /// The lane is done with a connection.
     pub(super) fn close(&mut self, id: ConnId, mode: CloseMode) {
-        let Some(conn) = self.table.get(id) else { return };
         self.let_go_on(id);
         self.drop_input(id);
         let Some(conn) = self.table.get(id) else { return };

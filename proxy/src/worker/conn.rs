@@ -253,7 +253,7 @@ impl Conn {
     /// A receive should be armed.
     pub(super) fn wants_input(&self) -> bool {
         let wanted = match self.phase {
-            Phase::Open => self.paused_by.is_none() && !self.full && self.broken == 0,
+            Phase::Open => self.paused_by.is_none() && !self.full && !self.ended,
             Phase::Flushing | Phase::Lingering => true,
             Phase::Free | Phase::Connecting | Phase::Surrendering | Phase::Closing => false,
         };

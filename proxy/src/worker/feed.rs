@@ -119,15 +119,15 @@ impl<W: World> Worker<'_, W> {
         }
         self.perform(Some((id, &chunk)));
         chunk.advance(progress.consumed);
-        let open = self.table.get(id).is_some_and(|conn| {
-            matches!(conn.phase, Phase::Open | Phase::Surrendering) && !chunk.is_empty()
-        });
-        match self.table.busy(id) {
-            Some(busy) if open => {
-                let memory = (waiting, &mut self.ring.buffers, &mut self.spare);
-                busy.inbox.put_back(chunk, memory);
-            }
-            Some(_) | None => chunk.release(&mut self.ring.buffers, &mut self.spare),
+        let kept = !chunk.is_empty()
+            && self.table.get(id).is_some_and(|conn| {
+                matches!(conn.phase, Phase::Open | Phase::Surrendering)
+            });
+        if kept && let Some(busy) = self.table.busy(id) {
+            let memory = (waiting, &mut self.ring.buffers, &mut self.spare);
+            busy.inbox.put_back(chunk, memory);
+        } else {
+            chunk.release(&mut self.ring.buffers, &mut self.spare);
         }
     }
 

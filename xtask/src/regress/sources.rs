@@ -41,6 +41,12 @@ impl Sources {
             runners: bin.join("../lib/pgxs/src/test"),
         };
         sources.compile(bin)?;
+        let server = process::output(Command::new(bin.join("postgres")).arg("--version"))?;
+        let name = tree.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let tests = name.rsplit('-').next().unwrap_or_default();
+        if !server.split_whitespace().any(|word| word == tests) {
+            println!("note      the tests are of {tests}, the server is {}", server.trim_end());
+        }
         Ok(sources)
     }
 

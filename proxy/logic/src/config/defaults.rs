@@ -33,6 +33,7 @@ impl Default for Auth {
             method: AuthMethod::ScramSha256,
             users_file: None,
             login_timeout: Duration::from_secs(15),
+            mock_secret: [0; 32],
         }
     }
 }

@@ -1,32 +1,7 @@
-//! What is wrong with a configuration file: which line, which key, and what to do about it.
+//! The errors of a configuration file, gathered while it is read.
 
-use std::fmt;
-use std::ops::Range;
-
-/// One thing that is wrong in a configuration file.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct ConfigError {
-    /// The line, from 1, if there is one to blame.
-    pub line: Option<usize>,
-    /// The key with its table, as in `pool.size`; empty if the text is not TOML there.
-    pub key: String,
-    /// What is wrong with it.
-    pub message: String,
-}
-
-impl fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(line) = self.line {
-            write!(f, "line {line}: ")?;
-        }
-        if !self.key.is_empty() {
-            write!(f, "{}: ", self.key)?;
-        }
-        f.write_str(&self.message)
-    }
-}
-
-impl std::error::Error for ConfigError {}
+use crate::config::ConfigError;
+use core::ops::Range;
 
 /// The errors of one file so far.
 #[derive(Debug)]

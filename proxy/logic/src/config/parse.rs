@@ -4,7 +4,7 @@ use crate::config::error::Errors;
 use crate::config::table::{At, Table};
 use crate::config::{
     Auth, AuthMethod, Cluster, Config, ConfigError, Database, Limits, Node, Password, PoolSettings,
-    Users, address, parse_users, pool,
+    Users, address, pool, users,
 };
 use crate::time::Duration;
 use std::path::{Path, PathBuf};
@@ -18,10 +18,7 @@ const CONSOLE: [&str; 2] = ["pgring", "pgbouncer"];
 type ReadUsers<'a> = dyn FnMut(&Path) -> Result<String, String> + 'a;
 
 /// Checks the text of a configuration file.
-///
-/// `users` is asked for the text of the users file, by the path as it is written; who calls
-/// knows where relative paths start.
-pub fn parse(text: &str, users: &mut ReadUsers<'_>) -> Result<Config, Vec<ConfigError>> {
+pub(super) fn config(text: &str, users: &mut ReadUsers<'_>) -> Result<Config, Vec<ConfigError>> {
     let mut errors = Errors::new(text);
     let (table, broken) = DeTable::parse_recoverable(text);
     for error in &broken {
@@ -136,7 +133,7 @@ fn read_users(line: usize, path: &str, read: &mut ReadUsers<'_>, errors: &mut Er
             return Users::new();
         }
     };
-    parse_users(&text).unwrap_or_else(|list| {
+    users::parse(&text).unwrap_or_else(|list| {
         for error in list {
             errors.push(line, key, format!("{path:?}, {error}"));
         }
@@ -306,9 +303,8 @@ fn required(key: &'static str, table: &mut Table<'_>, errors: &mut Errors) -> At
 
 #[cfg(test)]
 mod tests {
-    use super::parse;
     use crate::action::Address;
-    use crate::config::{AuthMethod, Config, PoolMode, PoolSettings};
+    use crate::config::{Auth, AuthMethod, Config, PoolMode, PoolSettings, parse};
     use crate::time::Duration;
 
     const REFERENCE: &str = include_str!("../../../../config/pgring.toml");
@@ -334,10 +330,7 @@ mod tests {
     fn the_shipped_reference_says_what_holds_without_it() {
         let config = check(REFERENCE);
         let defaults = Config {
-            auth: crate::config::Auth {
-                users_file: Some("userlist.txt".into()),
-                ..crate::config::Auth::default()
-            },
+            auth: Auth { users_file: Some("userlist.txt".into()), ..Auth::default() },
             clusters: config.clusters.clone(),
             databases: config.databases.clone(),
             users: config.users.clone(),
@@ -449,7 +442,8 @@ mod tests {
         assert_eq!(
             errors("workers = 2"),
             [
-                "auth.users_file: missing; without it nobody can log in, unless method is \"trust\"",
+                "auth.users_file: missing; without it nobody can log in, unless method is \
+                 \"trust\"",
                 "clusters: missing; name at least one, under [[clusters]]",
             ]
         );

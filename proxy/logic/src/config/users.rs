@@ -12,11 +12,11 @@ const NAME_BYTES_MAX: usize = 1024;
 
 /// A line of a users file that cannot be read.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct UsersError {
+pub(super) struct UsersError {
     /// The line, from 1.
-    pub line: usize,
+    pub(super) line: usize,
     /// What is wrong with it.
-    pub message: String,
+    pub(super) message: String,
 }
 
 impl fmt::Display for UsersError {
@@ -25,13 +25,11 @@ impl fmt::Display for UsersError {
     }
 }
 
-impl std::error::Error for UsersError {}
-
 /// Reads a users file; an error for every line that cannot be read.
 ///
 /// A SCRAM verifier is ready for use; for other passwords [`User::verifier`] is left to those who
 /// may spend the milliseconds.
-pub fn parse_users(text: &str) -> Result<Users, Vec<UsersError>> {
+pub(super) fn parse(text: &str) -> Result<Users, Vec<UsersError>> {
     let mut users = Users::new();
     let mut errors = Vec::new();
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
@@ -115,7 +113,7 @@ fn is_verifier(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::parse_users;
+    use super::parse;
 
     const VERIFIER: &str = "SCRAM-SHA-256$4096:Wc4fxkVcCKTCQnLhCpnUKg==\
         $u2NzGRJpfXvGkNpuPvVEr9ZF9LGvMNk5SArQPMjpkKk=:\
@@ -128,7 +126,7 @@ mod tests {
              \"we\"\"ird; #\" \"pass\"\"word\"\r\n\"bob\" \"md5abc\"\n\"empty\" \"\"\n\
              \"carol\"\"\" \"{VERIFIER}\""
         );
-        let users = parse_users(&text).expect("a good file");
+        let users = parse(&text).expect("a good file");
         let seen: Vec<_> = users
             .values()
             .map(|user| (user.name.as_str(), user.password.0.as_str(), user.verifier.is_some()))
@@ -149,7 +147,7 @@ mod tests {
     fn every_bad_line_is_named_and_no_password_is_shown() {
         let text = "\"a\" \"hunter2\nalice \"hunter2\"\n\"b\"\n\"c\" \"ok\"\n\"c\" \"hunter2\"\n\
                     \"\" \"x\"\n\"d\" \"SCRAM-SHA-256$4096:hunter2$x:y\"\n";
-        let errors = parse_users(text).expect_err("a bad file");
+        let errors = parse(text).expect_err("a bad file");
         let lines: Vec<_> = errors.iter().map(|error| error.line).collect();
         assert_eq!(lines, [1, 2, 3, 5, 6, 7]);
         assert!(errors.iter().all(|error| !error.message.contains("hunter2")), "{errors:?}");

@@ -1,30 +1,14 @@
 //! DEALLOCATE in a text of its own: what it drops, and where the name is that may be another one
 //! on the server.
 
-use crate::hints::is;
+use crate::hints::{Deallocate, is};
 use crate::lexer::{Lexer, Token, name};
 
 /// The longest name that `PostgreSQL` keeps; longer ones are cut.
 const NAME_BYTES_MAX: usize = 63;
 
-/// What a DEALLOCATE drops.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum Deallocate {
-    /// Every prepared statement.
-    All,
-    /// One of them.
-    Name {
-        /// Where its name starts in the text, quotes included.
-        start: usize,
-        /// Where it ends.
-        end: usize,
-        /// As `PostgreSQL` keeps it: folded or unquoted, and cut to 63 bytes.
-        name: Vec<u8>,
-    },
-}
-
 /// What `text` drops, if it is one DEALLOCATE and nothing else.
-pub fn deallocate(text: &[u8]) -> Option<Deallocate> {
+pub(super) fn only(text: &[u8]) -> Option<Deallocate> {
     let mut lexer = Lexer::new(text);
     let is_word = |token: Token<'_>, lower| matches!(token, Token::Word(word) if is(word, lower));
     if !is_word(lexer.next()?, "deallocate") {
@@ -61,7 +45,7 @@ pub fn deallocate(text: &[u8]) -> Option<Deallocate> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Deallocate, deallocate};
+    use crate::hints::{Deallocate, deallocate};
 
     #[test]
     fn a_deallocate_says_what_it_drops_and_where_its_name_is() {

@@ -4,11 +4,8 @@
 use crate::hints::{is, is_one_of};
 use crate::lexer::{Lexer, Token, name, plain_string};
 
-/// Adds to `out` the parameters with a dot in their name that `text` may set, in lower case.
-///
-/// `false` if it may set others that cannot be told from the text: a `set_config` whose first
-/// argument is no plain string, an UPDATE of `pg_settings`, a name with escapes.
-pub fn custom_parameters(text: &[u8], out: &mut Vec<String>) -> bool {
+/// Adds them to `out`; `false` if there may be others.
+pub(super) fn custom(text: &[u8], out: &mut Vec<String>) -> bool {
     let mut lexer = Lexer::new(text);
     let mut known = parameters(&mut lexer, out);
     if lexer.is_ambiguous() {
@@ -89,7 +86,7 @@ fn add(name: &[u8], out: &mut Vec<String>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::custom_parameters;
+    use crate::hints::custom_parameters;
 
     #[test]
     fn custom_parameters_are_named_or_admitted_unknown() {

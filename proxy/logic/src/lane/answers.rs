@@ -8,7 +8,6 @@ use crate::id::ConnId;
 use crate::lane::server::{Phase, Server, ServerError, purpose};
 use crate::lane::{Lane, Out, all, more};
 use crate::ledger::{Entry, Expect, Origin};
-use crate::prepared::StatementId;
 use crate::state::{Inspected, Pins};
 use crate::time::Instant;
 use pgring_wire::backend::{self, ErrorView, write};
@@ -59,6 +58,7 @@ impl Lane {
                 let to = far.client.filter(|_| far.forward);
                 self.forward_answer(id, to, at, at + len, actions);
                 at += len;
+                self.tell(id, actions);
                 continue;
             }
             let head = match header(&bytes[at..], LENGTH_MAX) {
@@ -89,8 +89,7 @@ impl Lane {
         let small = head.body() <= READ_MAX;
         match head.tag {
             b'Z' | b'S' => true,
-            b'E' => small,
-            b'C' => small,
+            b'E' | b'C' => small,
             b'D' => own && far.inspected.is_some() && small,
             _ => false,
         }
@@ -139,7 +138,10 @@ impl Lane {
                 far.forward = forward;
                 let to = far.client.filter(|_| forward);
                 self.forward_answer(id, to, at, at + shown.len(), actions);
-                self.unparse(id, &skipped);
+                self.unsay(id, &skipped);
+                if let Some(entry) = answer.entry.filter(|_| answer.done && head.tag != b'E') {
+                    self.confirm(id, entry);
+                }
                 self.look(now, id, head.tag, body, whose, actions);
             }
             Err(_) if head.tag == b'E' => {
@@ -184,37 +186,10 @@ impl Lane {
             (b'A', None) => true,
             (_, None) => {
                 let head = self.server_ref(id).and_then(|far| far.ledger.head());
-                head.is_none_or(|entry| entry.origin != Origin::Own)
-            }
-        }
-    }
-
-    /// Statements whose Parse failed are not on the server, and not the client's.
-    fn unparse(&mut self, id: ConnId, skipped: &[Entry]) {
-        for entry in skipped.iter().filter(|entry| entry.expect == Expect::Parse) {
-            let Some(far) = self.servers.get_mut(id).and_then(|far| far.server_mut()) else {
-                return;
-            };
-            if entry.origin == Origin::Told {
-                continue;
-            }
-            let Some(statement) = StatementId::from_mark(entry.mark) else {
-                far.unnamed = None;
-                continue;
-            };
-            if far.statements.forget(statement).is_some() {
-                self.texts.release(statement);
-            }
-            let client = far.client.filter(|_| entry.origin == Origin::Client);
-            let Some(client) = client.and_then(|client| self.clients.get_mut(client)) else {
-                continue;
-            };
-            let place = client.unconfirmed.iter().rposition(|(_, other)| *other == statement);
-            if let Some(place) = place {
-                let (name, _) = client.unconfirmed.remove(place);
-                if client.names.remove(&name).is_some() {
-                    self.texts.release(statement);
-                }
+                head.is_none_or(|entry| {
+                    entry.origin != Origin::Own
+                        || entry.expect == Expect::Query && entry.mark == purpose::RESTORE
+                })
             }
         }
     }
@@ -230,11 +205,8 @@ impl Lane {
         actions: &mut Out,
     ) {
         match tag {
-            b'S' => {
-                if self.reported(id, body).is_none() {
-                    self.violated(now, id, "malformed ParameterStatus", body, actions);
-                    return;
-                }
+            b'S' if self.reported(id, body).is_none() => {
+                return self.violated(now, id, "malformed ParameterStatus", body, actions);
             }
             b'E' => self.erred(id, body, whose),
             b'C' => self.completed(id, body, whose),
@@ -251,15 +223,12 @@ impl Lane {
         let Some(far) = self.server_mut(id) else { return };
         far.dying |= view.is_fatal();
         let Some(entry) = whose.filter(|entry| entry.origin == Origin::Own) else { return };
-        if entry.mark & purpose::PARSE != 0 {
+        if entry.expect != Expect::Query || entry.mark == purpose::QUIET {
             return;
         }
         let text = |field: Option<&[u8]>| String::from_utf8_lossy(field.unwrap_or(b"")).into_owned();
         let error = ServerError { code: text(view.code()), message: text(view.message()) };
         far.error = Some(Box::new(error));
-        if entry.mark == purpose::QUIET && entry.expect == Expect::Query {
-            far.unfit = true;
-        }
     }
 
     /// `DEALLOCATE ALL` and `DISCARD ALL`, wherever they came from, leave no statement.
@@ -269,11 +238,16 @@ impl Lane {
             return;
         }
         let Some(far) = self.servers.get_mut(id).and_then(|far| far.server_mut()) else { return };
-        far.unnamed = None;
         // Statements parsed behind it in the same pipeline are forgotten as well; their numbers
         // are never used again, so the server only keeps some it will not be asked for.
         for statement in far.statements.clear() {
             self.texts.release(statement);
+        }
+        let client = far.client.filter(|_| whose.is_some_and(|e| e.origin == Origin::Client));
+        if let Some(client) = client.and_then(|client| self.clients.get_mut(client)) {
+            for statement in client.names.drain() {
+                self.texts.release(statement);
+            }
         }
         if tag != b"DISCARD ALL" {
             return;
@@ -333,8 +307,11 @@ impl Lane {
     /// Gives the answers that are pgring's to give and whose turn has come.
     pub(super) fn tell(&mut self, server: ConnId, actions: &mut Out) {
         let Some(far) = self.server_mut(server) else { return };
-        let Some(client) = far.client else { return };
+        // Never into the middle of an answer.
+        let Some(client) = far.client.filter(|_| far.left == 0) else { return };
+        let mut told = Vec::new();
         while let Some(entry) = far.ledger.tell() {
+            told.push(entry);
             match entry.expect {
                 Expect::Parse => actions.write(client, write::parse_complete),
                 Expect::Close => actions.write(client, write::close_complete),
@@ -347,6 +324,9 @@ impl Lane {
                 | Expect::Call
                 | Expect::CopyEnd => {}
             }
+        }
+        for entry in told {
+            self.confirm(server, entry);
         }
     }
 

@@ -90,10 +90,10 @@ impl Lane {
         client.transaction_since = Some(now);
         let state = Arc::clone(&client.state);
         let greeted = matches!(client.phase, ClientPhase::Ready);
-        let stats = &mut self.pools[pool].stats;
         if let Some(waited) = waited {
-            stats.wait_us += u64::try_from(waited.as_micros()).unwrap_or(0);
-            stats.wait_times.observe(waited);
+            let counters = &mut self.pools[pool].stats;
+            counters.wait_us += u64::try_from(waited.as_micros()).unwrap_or(0);
+            counters.wait_times.observe(waited);
         }
         let session = self.is_session_mode(pool);
         let Some(far) = self.server_mut(server) else { return };
@@ -102,6 +102,7 @@ impl Lane {
         assert!(far.pool == pool, "a client gets servers of its own pool");
         far.phase = Phase::Busy;
         far.client = Some(id);
+        far.error = None;
         far.used = now;
         let differs = !Arc::ptr_eq(&far.state, &state);
         if greeted && !session && differs {

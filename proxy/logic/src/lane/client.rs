@@ -71,7 +71,7 @@ pub(super) struct Login {
     pub(super) startup: Vec<(String, String)>,
     pub(super) minor: u16,
     pub(super) replication: bool,
-    /// SSLRequest and GSSENCRequest, each of which is answered once.
+    /// `SSLRequest` and `GSSENCRequest`, each of which is answered once.
     pub(super) refused_encryption: u8,
 }
 
@@ -83,6 +83,18 @@ pub(super) struct Unnamed {
     /// Counts its Parse messages.
     pub(super) sequence: u64,
     pub(super) hints: Hints,
+}
+
+/// A change of names made when the message was sent: undone if the server skips the message.
+#[derive(Debug)]
+pub(super) struct Change {
+    /// As in the ledger entry of the message.
+    pub(super) number: u32,
+    pub(super) name: Box<[u8]>,
+    /// What the name meant before; it holds a reference.
+    pub(super) before: Option<StatementId>,
+    /// The unnamed statement before.
+    pub(super) unnamed: Option<Box<Unnamed>>,
 }
 
 /// One client.
@@ -115,14 +127,15 @@ pub(super) struct Client {
     /// Those of its startup packet: what RESET brings back.
     pub(super) startup: Arc<Parameters>,
     pub(super) names: ClientStatements,
-    /// Names whose Parse has not been answered.
-    pub(super) unconfirmed: Vec<(Box<[u8]>, StatementId)>,
+    /// Changes of names that the server has not confirmed, oldest first.
+    pub(super) changes: Vec<Change>,
+    pub(super) change_last: u32,
     pub(super) unnamed: Option<Box<Unnamed>>,
     pub(super) flight: Option<Box<Flight>>,
     /// What its texts may have done since the session was last inspected.
     pub(super) hints: Hints,
     pub(super) pins: Pins,
-    pub(super) custom: Option<Box<BTreeSet<String>>>,
+    pub(super) custom: BTreeSet<String>,
 
     pub(super) transaction_since: Option<Instant>,
     pub(super) query_since: Option<Instant>,
@@ -155,12 +168,13 @@ impl Client {
             state: Arc::clone(&nothing.parameters),
             startup: Arc::clone(&nothing.parameters),
             names: ClientStatements::default(),
-            unconfirmed: Vec::new(),
+            changes: Vec::new(),
+            change_last: 0,
             unnamed: None,
             flight: None,
             hints: Hints::default(),
             pins: Pins::default(),
-            custom: None,
+            custom: BTreeSet::new(),
             transaction_since: None,
             query_since: None,
             idle_in_since: None,

@@ -190,17 +190,17 @@ impl Lane {
     }
 
     fn server_due(&mut self, now: Instant, id: ConnId, at: Instant, actions: &mut Out) {
-        match self.servers.get_mut(id) {
-            None => {}
-            Some(Far::Errand(errand)) => {
-                if Timers::woken(&mut errand.scheduled, at) {
-                    self.errand_done(now, id, actions);
-                }
-            }
-            Some(Far::Server(far)) => {
-                if !Timers::woken(&mut far.scheduled, at) {
-                    return;
-                }
+        let Some(far) = self.servers.get_mut(id) else { return };
+        let scheduled = match far {
+            Far::Errand(errand) => &mut errand.scheduled,
+            Far::Server(far) => &mut far.scheduled,
+        };
+        if !Timers::woken(scheduled, at) {
+            return;
+        }
+        match far {
+            Far::Errand(_) => self.errand_done(now, id, actions),
+            Far::Server(far) => {
                 if far.is_opening() {
                     let reason = "server_connect_timeout";
                     return self.server_lost(now, id, reason, actions);

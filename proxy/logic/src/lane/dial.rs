@@ -66,12 +66,12 @@ impl Lane {
             return nothing();
         }
         let skip = self.pools[pool].opening as usize;
-        let waiting = self.pools[pool].queued().filter_map(|(id, ticket)| {
+        let mut waiting = self.pools[pool].queued().filter_map(|(id, ticket)| {
             let client = self.clients.get(id)?;
             client.wait.filter(|wait| wait.ticket == ticket)?;
             Some(Arc::clone(&client.startup))
         });
-        waiting.skip(skip).next().unwrap_or_else(nothing)
+        waiting.nth(skip).unwrap_or_else(nothing)
     }
 
     fn dial(&mut self, now: Instant, pool: usize, purpose: Purpose, actions: &mut Out) -> ConnId {
@@ -108,6 +108,7 @@ impl Lane {
             reported: Arc::clone(&self.nothing.parameters),
             startup: purpose.startup,
             statements: ServerStatements::default(),
+            parsing: Vec::new(),
             unnamed: None,
             cancels: 0,
             inspected: None,
@@ -264,8 +265,8 @@ impl Lane {
             }
             Step::Failed(reason) => {
                 if let Some(far) = self.server_mut(id) {
-                    let code = "28P01".to_owned();
-                    far.error = Some(Box::new(ServerError { code, message: reason.clone() }));
+                    let error = ServerError { code: "28P01".into(), message: reason.clone() };
+                    far.error = Some(Box::new(error));
                 }
                 self.server_lost(now, id, &reason, actions);
             }
@@ -363,7 +364,7 @@ impl Lane {
         &mut self,
         now: Instant,
         pool: usize,
-        error: ServerError,
+        error: &ServerError,
         actions: &mut Out,
     ) {
         let nodes = u32::try_from(self.pools[pool].database.cluster.nodes.len()).unwrap_or(1);
@@ -375,17 +376,17 @@ impl Lane {
             "server login for {}/{} failed: {}",
             key.database, key.user, error.message
         );
-        if rank.last_error.as_ref() != Some(&error) {
+        if rank.last_error.as_ref() != Some(error) {
             actions.note(Level::Warn, said);
         }
         let hopeless = ["28", "3D", "22", "42"].iter().any(|class| error.code.starts_with(class));
         rank.last_error = Some(error.clone());
-        if rank.failures % nodes.max(1) == 0 {
+        if rank.failures.is_multiple_of(nodes.max(1)) {
             rank.failures = 0;
             rank.retry_at = Some(now + rank.settings.server_login_retry);
         }
         if hopeless {
-            self.refuse_all(now, pool, &error, actions);
+            self.refuse_all(now, pool, error, actions);
         }
         self.ask(now, pool, actions);
         self.watch_pool(now, pool);

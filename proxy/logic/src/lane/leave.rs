@@ -43,9 +43,11 @@ impl Lane {
         cancel: bool,
         actions: &mut Out,
     ) {
-        let Some(client) = self.clients.get_mut(id).filter(|client| !client.is_gone()) else {
+        if self.clients.get(id).is_none_or(|client| client.is_gone()) {
             return;
-        };
+        }
+        self.forget_changes(id);
+        let Some(client) = self.clients.get_mut(id) else { return };
         let raw = matches!(client.phase, ClientPhase::Raw);
         client.phase = ClientPhase::Gone;
         actions.push(Action::Close { conn: id, mode });
@@ -114,7 +116,7 @@ impl Lane {
             rank.opening -= 1;
         }
         if let Some(error) = failure {
-            self.open_failed(now, pool, error, actions);
+            self.open_failed(now, pool, &error, actions);
         } else if rank.surplus > 0 {
             rank.surplus -= 1;
             self.give_back(pool, 1, actions);

@@ -195,6 +195,7 @@ impl Lane {
             reported: self.states.intern(parcel.reported),
             startup: self.states.intern(parcel.startup),
             statements,
+            parsing: Vec::new(),
             unnamed: None,
             cancels: 0,
             inspected: None,

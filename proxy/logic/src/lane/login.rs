@@ -37,7 +37,7 @@ impl Lane {
         let dice = AuthDice {
             salt: [salt[0], salt[1], salt[2], salt[3]],
             nonce: core::array::from_fn(|index| nonce[index]),
-            mock_secret: self.mock_secret,
+            mock_secret: self.config.auth.mock_secret,
         };
         let method = self.config.auth.method;
         let mut auth = None;

@@ -5,7 +5,7 @@ use crate::auth_server::ServerAuth;
 use crate::id::{ConnId, Secret};
 use crate::lane::client::Requester;
 use crate::ledger::Ledger;
-use crate::prepared::ServerStatements;
+use crate::prepared::{ServerStatements, StatementId};
 use crate::state::{Inspected, Parameters};
 use crate::time::Instant;
 use crate::timers::Scheduled;
@@ -36,7 +36,7 @@ pub(super) enum Phase {
 
 /// What pgring's own queries are for; the mark of their ledger entries.
 pub(super) mod purpose {
-    /// Nobody looks at the answer; an error makes the server unfit.
+    /// Nobody looks at the answer: it was a client's that has left.
     pub(in crate::lane) const QUIET: u32 = 0;
     /// Session parameters at checkout.
     pub(in crate::lane) const REPLAY: u32 = 1;
@@ -44,6 +44,8 @@ pub(super) mod purpose {
     pub(in crate::lane) const VERIFY: u32 = 2;
     /// The session state after a transaction.
     pub(in crate::lane) const INSPECT: u32 = 3;
+    /// Session parameters that a RESET of the client brought back: it hears of them.
+    pub(in crate::lane) const RESTORE: u32 = 6;
     /// ROLLBACK after a client that left.
     pub(in crate::lane) const ROLLBACK: u32 = 4;
     /// DISCARD ALL after a client that left.
@@ -53,6 +55,7 @@ pub(super) mod purpose {
 }
 
 /// One server connection.
+#[expect(clippy::struct_excessive_bools, reason = "each says one thing of a connection's fitness")]
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) number: u64,
@@ -84,7 +87,10 @@ pub(super) struct Server {
     /// What it was opened with (session mode and replication).
     pub(super) startup: Arc<Parameters>,
     pub(super) statements: ServerStatements,
-    /// Whose unnamed statement it holds: the client and the count of its Parse.
+    /// Statements whose Parse has not been answered.
+    pub(super) parsing: Vec<StatementId>,
+    /// Whose unnamed statement it holds: the client and the count of its Parse. None: it has
+    /// none for certain.
     pub(super) unnamed: Option<(ConnId, u64)>,
     /// Cancel requests on their way to it.
     pub(super) cancels: u32,
@@ -124,6 +130,7 @@ pub(super) struct Errand {
 }
 
 /// What stands on the server side of a lane.
+#[expect(clippy::large_enum_variant, reason = "the slab boxes it, and errands are rare")]
 #[derive(Debug)]
 pub(super) enum Far {
     /// A server connection.

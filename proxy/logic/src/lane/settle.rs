@@ -15,6 +15,7 @@ use crate::ledger::{Expect, Origin};
 use crate::state::{Inspected, Pins, inspection};
 use crate::time::{Duration, Instant};
 use crate::timers::Owner;
+use std::sync::Arc;
 use pgring_wire::backend::sqlstate;
 use pgring_wire::backend::write::ErrorText;
 use pgring_wire::client::write;
@@ -30,6 +31,10 @@ impl Lane {
             return;
         }
         let (status, pool) = (far.status, far.pool);
+        if let Some(far) = self.server_mut(server) {
+            far.statements.settle();
+        }
+        let Some(far) = self.server_ref(server) else { return };
         let Some(id) = far.client else { return self.settle_abandoned(now, server, actions) };
         if status != b'I' {
             return self.stays_in_transaction(now, id, pool, actions);
@@ -42,7 +47,10 @@ impl Lane {
         if client.left > 0 || !matches!(client.phase, ClientPhase::Ready) {
             return;
         }
-        let asks = Hints::STATE | Hints::PIN | Hints::UNPIN;
+        let mut asks = Hints::STATE | Hints::PIN;
+        if !client.pins.is_empty() {
+            asks |= Hints::UNPIN;
+        }
         if client.hints.has(asks) && !spent {
             client.hints = Hints::NONE;
             return self.inspect(server, id, actions);
@@ -59,7 +67,6 @@ impl Lane {
         self.land(id);
         if let Some(client) = self.clients.get_mut(id) {
             client.server = None;
-            client.unconfirmed.clear();
         }
         self.client_idles(now, id);
         let Some(far) = self.server_mut(server) else { return };
@@ -98,7 +105,7 @@ impl Lane {
     fn inspect(&mut self, server: ConnId, id: ConnId, actions: &mut Out) {
         let Some(client) = self.clients.get(id) else { return };
         let Some(far) = self.server_ref(server) else { return };
-        let mut custom = client.custom.as_deref().cloned().unwrap_or_default();
+        let mut custom = client.custom.clone();
         let dotted = |name: &&String| name.contains('.');
         custom.extend(far.state.keys().filter(dotted).cloned());
         custom.extend(client.startup.keys().filter(dotted).cloned());
@@ -112,9 +119,9 @@ impl Lane {
     /// A query of pgring's own is answered.
     pub(super) fn own_done(&mut self, now: Instant, server: ConnId, why: u32, actions: &mut Out) {
         match why {
-            purpose::INSPECT => self.inspected(server),
+            purpose::INSPECT => self.inspected(server, actions),
             purpose::VERIFY => self.verified(now, server, actions),
-            purpose::REPLAY => self.replayed(now, server, actions),
+            purpose::REPLAY | purpose::RESTORE => self.replayed(now, server, actions),
             purpose::ROLLBACK | purpose::RESET => {
                 if let Some(far) = self.server_mut(server)
                     && far.error.take().is_some()
@@ -127,7 +134,7 @@ impl Lane {
     }
 
     /// The server has said what the session has become.
-    fn inspected(&mut self, server: ConnId) {
+    fn inspected(&mut self, server: ConnId, actions: &mut Out) {
         let Some(far) = self.servers.get_mut(server).and_then(|far| far.server_mut()) else {
             return;
         };
@@ -155,6 +162,10 @@ impl Lane {
             pins.insert(Pins::UNKNOWN);
         }
         client.pins = pins;
+        let restored = !Arc::ptr_eq(&client.state, &far.state);
+        if let Some(id) = far.client.filter(|_| restored) {
+            self.replay(id, server, purpose::RESTORE, actions);
+        }
     }
 
     /// A replay has been answered. If it failed, the client's statement behind it ran in a
@@ -178,19 +189,19 @@ impl Lane {
         let waiting = far.ledger.is_waiting();
         let Some(client) = self.clients.get_mut(id) else { return };
         client.requested = now;
-        let stats = &mut self.pools[pool].stats;
+        let counters = &mut self.pools[pool].stats;
         if let Some(since) = client.query_since.take() {
             let took = now.since(since);
-            stats.query_us += u64::try_from(took.as_micros()).unwrap_or(0);
-            stats.query_times.observe(took);
+            counters.query_us += u64::try_from(took.as_micros()).unwrap_or(0);
+            counters.query_times.observe(took);
         }
         if status == b'I' {
-            stats.transactions += 1;
+            counters.transactions += 1;
             client.idle_in_since = None;
             if let Some(since) = client.transaction_since.take() {
                 let took = now.since(since);
-                stats.transaction_us += u64::try_from(took.as_micros()).unwrap_or(0);
-                stats.transaction_times.observe(took);
+                counters.transaction_us += u64::try_from(took.as_micros()).unwrap_or(0);
+                counters.transaction_times.observe(took);
             }
             client.transaction_since = waiting.then_some(now);
         } else {

@@ -61,7 +61,7 @@ impl Lane {
         self.client_left(now, id, CloseMode::Flush, actions);
     }
 
-    /// SSLRequest and GSSENCRequest are answered `N`, each once. Bytes behind them in the same
+    /// `SSLRequest` and `GSSENCRequest` are answered `N`, each once. Bytes behind them in the same
     /// segment were sent before the answer was known: somebody may have put them there
     /// (CVE-2021-23214), so they end the connection.
     fn refuse_encryption(

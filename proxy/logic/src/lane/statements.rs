@@ -7,7 +7,7 @@
 
 use crate::hints::{Deallocate, Hints, deallocate, scan};
 use crate::id::ConnId;
-use crate::lane::client::Fate;
+use crate::lane::client::{Fate, Unnamed};
 use crate::lane::server::purpose;
 use crate::lane::traffic::{Message, Step};
 use crate::lane::{Lane, Out};
@@ -71,7 +71,7 @@ impl Lane {
         }
         if parse.name.is_empty() {
             self.parse_unnamed(id, &parse);
-            return self.expected(id, message, Expect::Parse, actions);
+            return self.pass(id, message, actions);
         }
         self.parse_named(id, &parse, actions);
         Step::Took(message.shown.len())
@@ -94,44 +94,84 @@ impl Lane {
         let hints = scan(parse.text);
         self.note_hints(id, hints, Some(parse.text));
         let Some(client) = self.clients.get_mut(id) else { return };
-        let unnamed = client.unnamed.get_or_insert_default();
+        let Some(server) = client.server else { return };
+        // With nothing under way before it, only its own failure can undo it.
+        let before = client.unnamed.take();
+        let alone = self.server_ref(server).is_some_and(|far| {
+            !far.ledger.is_waiting() && !far.ledger.is_skipping() && !far.ledger.is_unsynced()
+        });
+        let mut unnamed = Box::<Unnamed>::default();
+        unnamed.sequence = before.as_ref().map_or(1, |before| before.sequence + 1);
+        let mut kept = before;
+        if alone && let Some(old) = kept.take() {
+            unnamed.body = old.body;
+        }
         unnamed.body.clear();
         unnamed.body.extend_from_slice(parse.body_after_name);
-        unnamed.sequence += 1;
         unnamed.hints = hints;
-        let (sequence, server) = (unnamed.sequence, client.server);
-        if let Some(far) = server.and_then(|server| self.server_mut(server)) {
+        let sequence = unnamed.sequence;
+        if self.ignored(server) {
+            if let Some(client) = self.clients.get_mut(id) {
+                client.unnamed = kept;
+            }
+            self.push(id, Expect::Parse, Origin::Client, 0);
+            return;
+        } else {
+            self.change_unnamed(id, kept);
+        }
+        if let Some(client) = self.clients.get_mut(id) {
+            client.unnamed = Some(unnamed);
+        }
+        if let Some(far) = self.server_mut(server) {
             far.unnamed = Some((id, sequence));
         }
     }
 
+    /// Whether a server ignores everything up to the next Sync.
+    fn ignored(&self, server: ConnId) -> bool {
+        self.server_ref(server).is_some_and(|far| far.ledger.is_skipping())
+    }
+
     fn parse_named(&mut self, id: ConnId, parse: &Parse<'_>, actions: &mut Out) {
-        let text = parse.text;
-        let statement = self.texts.intern(parse.body_after_name, || scan(text));
-        let Some(client) = self.clients.get_mut(id) else { return };
+        let Some(client) = self.clients.get(id) else { return };
         let Some(server) = client.server else { return };
         let taken = client.names.get(parse.name).is_some();
-        if !taken {
-            client.names.insert(parse.name, statement);
-            client.unconfirmed.push((parse.name.into(), statement));
+        if self.ignored(server) {
+            // The server would not read it.
+            self.push(id, Expect::Parse, Origin::Client, 0);
+            return;
         }
-        let known = self.server_mut(server).and_then(|far| far.statements.get(statement));
+        let text = parse.text;
+        let statement = self.texts.intern(parse.body_after_name, || scan(text));
+        let Some(far) = self.server_mut(server) else { return };
+        let known = far.statements.get(statement).is_some();
+        let sure = known && !far.parsing.contains(&statement) && far.status != b'E';
         if taken {
             // The name is in use: a server says so best, so it is asked to parse twice.
-            self.ensure(id, server, statement, actions);
-            let number = self.server_mut(server).and_then(|far| far.statements.get(statement));
-            self.send_parse(server, statement, number.unwrap_or(0), actions);
+            let number = self.ensure(id, server, statement, actions);
+            self.send_parse(server, statement, number, actions);
             self.push(id, Expect::Parse, Origin::Client, 0);
             self.texts.release(statement);
-        } else if known.is_some() {
+        } else if sure {
             if let Some(pool) = self.clients.get(id).and_then(|client| client.pool) {
                 self.pools[pool].stats.server_parses -= 1;
             }
-            self.push(id, Expect::Parse, Origin::Told, 0);
+            self.change_name(id, (Expect::Parse, Origin::Told, 0), parse.name, Some(statement));
             self.tell(server, actions);
+        } else if known {
+            // It may be about to fail, or the transaction has: the server is asked again, under
+            // a name that is dropped at once.
+            let Some(far) = self.server_mut(server) else { return };
+            let number = far.statements.spare_number();
+            self.send_parse(server, statement, number, actions);
+            self.change_name(id, (Expect::Parse, Origin::Client, 0), parse.name, Some(statement));
+            self.push(id, Expect::Close, Origin::Own, 0);
+            let name = ServerName::new(number);
+            actions.write(server, |out| write::close(out, b'S', name.as_bytes()));
         } else {
             self.add(server, statement, actions);
-            self.push(id, Expect::Parse, Origin::Client, statement.mark());
+            let entry = (Expect::Parse, Origin::Client, statement.mark());
+            self.change_name(id, entry, parse.name, Some(statement));
         }
     }
 
@@ -142,6 +182,7 @@ impl Lane {
         let bytes = self.texts.body(statement).len();
         let Some(far) = self.server_mut(server) else { return };
         let number = far.statements.add(statement, bytes);
+        far.parsing.push(statement);
         let pool = far.pool;
         let settings = &self.pools[pool].settings;
         let (count_max, bytes_max) = (settings.prepared_statements, settings.prepared_bytes);
@@ -206,6 +247,9 @@ impl Lane {
     /// it is needed; none: the client's own name will do.
     fn translate(&mut self, id: ConnId, name: &[u8], actions: &mut Out) -> Option<Vec<u8>> {
         let server = self.clients.get(id)?.server?;
+        if self.ignored(server) {
+            return None;
+        }
         match self.lookup(id, name) {
             Named::Unnamed => self.ensure_unnamed(id, server, actions),
             Named::Known(statement) => {
@@ -377,10 +421,9 @@ impl Lane {
         if target.kind != b'S' || !self.looks(id) {
             return self.expected(id, message, Expect::Close, actions);
         }
-        let known = self.clients.get_mut(id).and_then(|client| client.names.remove(target.name));
-        if let Some(statement) = known {
-            self.texts.release(statement);
-            self.push(id, Expect::Close, Origin::Told, 0);
+        let known = self.clients.get(id).is_some_and(|c| c.names.get(target.name).is_some());
+        if known {
+            self.change_name(id, (Expect::Close, Origin::Told, 0), target.name, None);
             self.tell(server, actions);
             return Step::Took(message.shown.len());
         }
@@ -446,22 +489,21 @@ impl Lane {
         if let Ok(view) = Parse::read(&[&[0], &body[..]].concat()) {
             self.parse_unnamed(id, &view);
         }
-        self.push(id, Expect::Parse, Origin::Client, 0);
         Some(Step::Took(message.shown.len()))
     }
 
     /// What to send in place of a text that drops prepared statements; none: the text itself.
     fn deallocated(&mut self, id: ConnId, text: &[u8], actions: &mut Out) -> Option<Vec<u8>> {
-        if !scan(text).has(Hints::STATEMENTS) {
+        let server = self.clients.get(id)?.server?;
+        if !scan(text).has(Hints::STATEMENTS) || self.ignored(server) {
             return None;
         }
         match deallocate(text) {
             Some(Deallocate::All) => {
-                self.drop_statements(id);
+                self.expect_drop(id);
                 None
             }
             Some(Deallocate::Name { start, end, name }) => {
-                let server = self.clients.get(id)?.server?;
                 let statement = self.clients.get_mut(id)?.names.remove(&name)?;
                 let number = self.ensure(id, server, statement, actions);
                 let held = self.server_mut(server)?.statements.forget(statement).is_some();
@@ -473,28 +515,35 @@ impl Lane {
                 Some([&text[..start], name.as_bytes(), &text[end..]].concat())
             }
             None if text.trim_ascii().trim_ascii_end().eq_ignore_ascii_case(b"discard all") => {
-                self.drop_statements(id);
+                self.expect_drop(id);
                 None
             }
             None => None,
         }
     }
 
-    /// All statements of a client, and of the server it has, are gone.
+    /// A text that drops all statements is about to be sent. Where nothing can keep it from
+    /// being carried out, messages behind it find them gone; otherwise its answer decides.
+    fn expect_drop(&mut self, id: ConnId) {
+        let server = self.clients.get(id).and_then(|client| client.server);
+        let sure = server.and_then(|server| self.server_ref(server)).is_some_and(|far| {
+            far.status != b'E' && !far.ledger.is_waiting() && !far.ledger.is_unsynced()
+        });
+        if sure {
+            self.drop_statements(id);
+        }
+    }
+
+    /// All named statements of a client, and of the server it has, are gone.
     pub(super) fn drop_statements(&mut self, id: ConnId) {
         let Some(client) = self.clients.get_mut(id) else { return };
         for statement in client.names.drain() {
             self.texts.release(statement);
         }
-        client.unconfirmed.clear();
-        if let Some(unnamed) = &mut client.unnamed {
-            unnamed.body.clear();
-        }
         let Some(server) = client.server else { return };
         let Some(far) = self.servers.get_mut(server).and_then(|far| far.server_mut()) else {
             return;
         };
-        far.unnamed = None;
         for statement in far.statements.clear() {
             self.texts.release(statement);
         }

@@ -310,7 +310,7 @@ impl Lane {
             client.pins.insert(Pins::UNKNOWN);
         }
         for name in names {
-            client.custom.get_or_insert_default().insert(name.to_ascii_lowercase());
+            client.custom.insert(name.to_ascii_lowercase());
         }
     }
 

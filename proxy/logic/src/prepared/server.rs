@@ -1,7 +1,7 @@
 //! The prepared statements of one server: texts, the names they have there, and their age.
 
-use crate::parcel::Packed;
 use crate::hints::Hints;
+use crate::parcel::Packed;
 use crate::prepared::texts::{StatementId, Texts};
 use hashbrown::HashTable;
 
@@ -94,6 +94,12 @@ impl ServerStatements {
         self.next += 1;
         self.line.get_or_insert_default().push(id, number, bytes);
         number
+    }
+
+    /// A number for a statement that is dropped as soon as it is parsed.
+    pub fn spare_number(&mut self) -> u64 {
+        self.next += 1;
+        self.next - 1
     }
 
     /// What was in flight is answered: nothing is busy any more.
@@ -269,6 +275,7 @@ fn hash(id: StatementId) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::{ServerName, ServerStatements};
+    use crate::hints::Hints;
     use crate::prepared::texts::{StatementId, Texts};
 
     fn four() -> (Texts, [StatementId; 4]) {
@@ -364,7 +371,7 @@ mod tests {
         let mut there = Texts::new(2);
         let c = there.intern(b"c\0\0\0", Default::default);
         let a = there.intern(b"a\0\0\0", Default::default);
-        let mut moved = ServerStatements::unpack(packed, next, &mut there, |_| Default::default());
+        let mut moved = ServerStatements::unpack(packed, next, &mut there, |_| Hints::NONE);
         assert_eq!((there.len(), moved.len(), moved.bytes()), (3, 3, 12));
         let (gone, number) = moved.evict(2, 100).unwrap();
         assert_eq!((&**there.body(gone), number), (&b"b\0\0\0"[..], 1));

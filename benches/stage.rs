@@ -1,0 +1,267 @@
+//! A lane with clients that are logged in and a server that answers at once; no driver between.
+//!
+//! The server is driven by hand: at login and in the first exchange of each kind it reads what it
+//! is sent, afterwards it only repeats itself, so that what is measured is the lane.
+
+use pgring_logic::action::{Action, Actions, Address, Progress, Want};
+use pgring_logic::config::{AuthMethod, Cluster, Config, Database, Node, PoolSettings};
+use pgring_logic::id::{ConnId, Core, Side};
+use pgring_logic::lane::Lane;
+use pgring_logic::mail::{Event, Mail, Peer};
+use pgring_logic::time::{Duration, Instant};
+use pgring_wire::backend::write as say;
+use pgring_wire::client::write as ask;
+use pgring_wire::frame::{self, LENGTH_MAX};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+const EVERYTHING: &str = "every shown byte is forwarded or answered";
+
+/// The lane, its clients, and what its server says.
+#[derive(Debug)]
+pub struct Stage {
+    lane: Lane,
+    actions: Actions<Mail>,
+    now: Instant,
+    clients: Vec<ConnId>,
+    /// Whose turn it is.
+    turn: usize,
+    query: Vec<u8>,
+    query_answer: Vec<u8>,
+    execute: Vec<u8>,
+    execute_answer: Vec<u8>,
+}
+
+impl Stage {
+    /// A lane with `count` clients.
+    pub fn open(count: usize) -> Self {
+        let (mut query, mut execute) = (Vec::new(), Vec::new());
+        ask::query(&mut query, "select abalance from pgbench_accounts where aid = 4711");
+        ask::bind(&mut execute, b"", b"S_1");
+        ask::execute(&mut execute, b"");
+        ask::sync(&mut execute);
+        let mut stage = Self {
+            lane: Lane::new(Core(0), Arc::new(config()), [7; 32]),
+            actions: Actions::default(),
+            now: Instant::START,
+            clients: Vec::new(),
+            turn: 0,
+            query_answer: answer(&query),
+            execute_answer: answer(&execute),
+            query,
+            execute,
+        };
+        for _ in 0..count {
+            stage.enter();
+        }
+        let query = stage.query.clone();
+        stage.exchange(stage.clients[0], &query);
+        stage
+    }
+
+    /// The next client sends a simple query and is answered.
+    pub fn simple_query(&mut self) {
+        let id = self.next();
+        let (query, answer) = (core::mem::take(&mut self.query), &self.query_answer);
+        round(&mut self.lane, self.now, &mut self.actions, (id, &query, answer));
+        self.query = query;
+    }
+
+    /// Every client prepares the same statement, `S_1`.
+    pub fn prepare(&mut self) {
+        let mut parse = Vec::new();
+        let text = b"select abalance from pgbench_accounts where aid = 4711\0\0\0";
+        ask::parse(&mut parse, b"S_1", text).expect("a short message");
+        ask::sync(&mut parse);
+        for index in 0..self.clients.len() {
+            self.exchange(self.clients[index], &parse);
+        }
+        let execute = self.execute.clone();
+        self.exchange(self.clients[0], &execute);
+    }
+
+    /// The next client executes what it prepared, and is answered.
+    pub fn execute_prepared(&mut self) {
+        let id = self.next();
+        let (execute, answer) = (core::mem::take(&mut self.execute), &self.execute_answer);
+        round(&mut self.lane, self.now, &mut self.actions, (id, &execute, answer));
+        self.execute = execute;
+    }
+
+    /// A client in an order that no cache can guess; time goes on.
+    fn next(&mut self) -> ConnId {
+        self.turn = (self.turn + 7_919) % self.clients.len();
+        self.now = self.now + Duration::from_micros(20);
+        if self.lane.deadline().is_some_and(|deadline| deadline <= self.now) {
+            self.lane.handle(self.now, Event::Timeout, &mut self.actions);
+            self.settle(&[]);
+        }
+        self.clients[self.turn]
+    }
+
+    fn enter(&mut self) {
+        let peer = Peer::Tcp(IpAddr::V4(Ipv4Addr::LOCALHOST), 40_000);
+        let id = self.lane.accept(self.now, peer, false);
+        let mut startup = Vec::new();
+        ask::startup(&mut startup, 3, 0, [("user", "app"), ("database", "shop")]);
+        self.exchange(id, &startup);
+        self.clients.push(id);
+    }
+
+    /// Shows the lane `bytes` of a client and plays the server until nothing is left to do.
+    fn exchange(&mut self, id: ConnId, bytes: &[u8]) {
+        let mut at = 0;
+        while at < bytes.len() {
+            let progress = self.lane.receive(self.now, id, &bytes[at..], &mut self.actions);
+            let shown = &bytes[at..];
+            at += progress.consumed;
+            let resumed = self.settle(shown);
+            assert!(progress.consumed > 0 || resumed, "a lane that waits is woken");
+        }
+    }
+
+    /// Does what the lane asks for, and what that leads to. Tells whether a client was woken.
+    fn settle(&mut self, shown: &[u8]) -> bool {
+        let mut resumed = false;
+        let mut shown = shown.to_vec();
+        while !self.actions.list.is_empty() {
+            let scratch = core::mem::take(&mut self.actions.scratch);
+            let (mut server, mut told, mut sent) = (None, Vec::new(), Vec::new());
+            for action in self.actions.list.drain(..) {
+                match action {
+                    Action::Forward { to, start, len, .. } if to.side() == Side::Server => {
+                        server = Some(to);
+                        sent.extend_from_slice(&shown[start..start + len]);
+                    }
+                    Action::Write { to, start, len } if to.side() == Side::Server => {
+                        server = Some(to);
+                        sent.extend_from_slice(&scratch[start..start + len]);
+                    }
+                    Action::Connect { conn, .. } => told.push(Event::Connected { conn }),
+                    Action::Tell(mail) => told.extend(broker(*mail)),
+                    Action::Resume(_) => resumed = true,
+                    Action::Close { conn, .. } => panic!("the lane closes {conn:?}"),
+                    Action::Note { text, .. } => panic!("the lane notes: {text}"),
+                    Action::Forward { .. }
+                    | Action::Write { .. }
+                    | Action::Unpair(_)
+                    | Action::Surrender { .. }
+                    | Action::Post { .. } => {}
+                }
+            }
+            for event in told {
+                self.lane.handle(self.now, event, &mut self.actions);
+            }
+            if let Some(id) = server {
+                shown = answer(&sent);
+                let progress = self.lane.receive(self.now, id, &shown, &mut self.actions);
+                assert_eq!(progress.consumed, shown.len(), "{EVERYTHING}");
+            }
+        }
+        resumed
+    }
+}
+
+/// One exchange: (client, what it says, what the server answers).
+fn round(
+    lane: &mut Lane,
+    now: Instant,
+    actions: &mut Actions<Mail>,
+    (client, question, answer): (ConnId, &[u8], &[u8]),
+) {
+    for (from, bytes) in [(Some(client), question), (None, answer)] {
+        let from = from.unwrap_or_else(|| target(actions, Side::Server));
+        actions.clear();
+        let progress = lane.receive(now, from, bytes, actions);
+        assert_eq!(progress, Progress { consumed: bytes.len(), want: Want::More });
+    }
+    assert_eq!(target(actions, Side::Client), client, "who asked is answered");
+    actions.clear();
+}
+
+/// To whom of `side` the lane sends something.
+fn target(actions: &Actions<Mail>, side: Side) -> ConnId {
+    let to = actions.list.iter().find_map(|action| match action {
+        Action::Forward { to, .. } | Action::Write { to, .. } => {
+            Some(*to).filter(|to| to.side() == side)
+        }
+        Action::Resume(_)
+        | Action::Unpair(_)
+        | Action::Connect { .. }
+        | Action::Close { .. }
+        | Action::Surrender { .. }
+        | Action::Post { .. }
+        | Action::Tell(_)
+        | Action::Note { .. } => None,
+    });
+    to.expect(EVERYTHING)
+}
+
+/// What the control thread answers: a permit for every demand.
+fn broker(mail: Mail) -> Option<Event> {
+    let Mail::Demand { pool, need, .. } = mail else { return None };
+    (need > 0).then_some(Event::Mail(Mail::Permit { pool, count: need }))
+}
+
+/// What the server answers to these messages.
+fn answer(mut asked: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    // A startup packet has no tag: it begins with its length.
+    if asked.first() == Some(&0) {
+        say::authentication_ok(&mut out);
+        say::parameter_status(&mut out, "in_hot_standby", "off");
+        say::parameter_status(&mut out, "server_version", "15.4");
+        say::backend_key_data(&mut out, 4711, &[1, 2, 3, 4]);
+        say::ready_for_query(&mut out, b'I');
+        return out;
+    }
+    while let Ok(Some(header)) = frame::header(asked, LENGTH_MAX) {
+        let (message, rest) = asked.split_at(header.total());
+        asked = rest;
+        match header.tag {
+            b'Q' => {
+                say::row_description(&mut out, &[say::Column::text("abalance")]);
+                row(&mut out);
+                say::ready_for_query(&mut out, b'I');
+            }
+            b'P' => say::parse_complete(&mut out),
+            b'B' => say::bind_complete(&mut out),
+            b'C' => say::close_complete(&mut out),
+            b'E' => row(&mut out),
+            b'S' => say::ready_for_query(&mut out, b'I'),
+            _ => panic!("no answer is known to {}", message.escape_ascii()),
+        }
+    }
+    out
+}
+
+fn row(out: &mut Vec<u8>) {
+    say::data_row(out, &[Some(b"-1234")]);
+    say::command_complete(out, "SELECT 1");
+}
+
+fn config() -> Config {
+    let address = Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 5432)));
+    let node = Node {
+        name: "pg1".to_owned(),
+        address: "127.0.0.1:5432".to_owned(),
+        resolved: vec![address],
+    };
+    let cluster = Arc::new(Cluster { name: "main".to_owned(), nodes: vec![node] });
+    let database = Database {
+        name: "*".to_owned(),
+        cluster: Arc::clone(&cluster),
+        dbname: None,
+        user: None,
+        password: None,
+        pool: PoolSettings::default(),
+    };
+    let mut config = Config {
+        workers: 1,
+        clusters: vec![cluster],
+        databases: vec![Arc::new(database)],
+        ..Config::default()
+    };
+    config.auth.method = AuthMethod::Trust;
+    config
+}

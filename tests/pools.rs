@@ -1,0 +1,267 @@
+//! Pools and databases: how long servers live, what becomes of a client whose node is away, and
+//! what the entries of the config mean.
+
+use pgring_tests::command::{at_most_minutes, run, until};
+use pgring_tests::message::{Message, V3_0, query, startup};
+use pgring_tests::pgring::{Pgring, Settings, binary};
+use pgring_tests::postgres::{PASSWORD, Postgres, program};
+use pgring_tests::wire::Wire;
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+const SOON: Duration = Duration::from_secs(10);
+const LIMIT: Duration = Duration::from_mins(1);
+
+/// How many servers a user has, by PostgreSQL.
+fn servers(node: &Postgres, user: &str) -> usize {
+    let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE usename = '{user}'");
+    node.psql(&sql).trim().parse().expect("a number")
+}
+
+#[test]
+fn idle_servers_close_down_to_the_least_number() {
+    at_most_minutes(2);
+    let node = Postgres::start();
+    let settings = Settings::new(&node).set("pool.size", 4).set("pool.min_size", 1);
+    let pgring = settings.set("pool.server_idle_timeout", "500ms").start();
+    let mut clients: Vec<_> = (0..4).map(|_| Wire::login(pgring.address(), "app")).collect();
+    for client in &mut clients {
+        client.query("BEGIN");
+    }
+    assert_eq!(servers(&node, "app"), 4);
+    for client in &mut clients {
+        client.query("COMMIT");
+    }
+    until("all but one to close", SOON, || servers(&node, "app") == 1);
+    assert_eq!(clients[0].value("SELECT 1"), "1");
+}
+
+#[test]
+fn old_servers_are_replaced_between_transactions() {
+    at_most_minutes(2);
+    let node = Postgres::start();
+    let settings = Settings::new(&node).set("pool.size", 1);
+    let pgring = settings.set("pool.server_lifetime", "1s").start();
+    let mut client = Wire::login(pgring.address(), "app");
+    let pid = client.value("SELECT pg_backend_pid()");
+    client.query("BEGIN");
+    let start = Instant::now();
+    until("a second and a half to pass", SOON, || start.elapsed() > Duration::from_millis(1_500));
+    assert_eq!(client.value("SELECT pg_backend_pid()"), pid, "not inside of a transaction");
+    client.query("COMMIT");
+    until("a new server", SOON, || client.value("SELECT pg_backend_pid()") != pid);
+}
+
+#[test]
+fn the_reserve_helps_who_has_waited_long_enough() {
+    at_most_minutes(2);
+    let node = Postgres::start();
+    let settings = Settings::new(&node).set("pool.size", 1).set("pool.reserve_size", 1);
+    let pgring = settings.set("pool.reserve_timeout", "400ms").start();
+    let mut holder = Wire::login(pgring.address(), "app");
+    holder.query("BEGIN");
+    let mut second = Wire::login(pgring.address(), "app");
+    let start = Instant::now();
+    assert_eq!(second.value("SELECT 'from the reserve'"), "from the reserve");
+    let waited = start.elapsed();
+    assert!((300..5_000).contains(&waited.as_millis()), "{waited:?}");
+    assert!(servers(&node, "app") <= 2);
+}
+
+#[test]
+fn the_size_of_a_pool_is_for_all_workers_together() {
+    at_most_minutes(2);
+    let node = Postgres::start();
+    let pgring = Settings::new(&node).set("pool.size", 3).set("workers", 4).start();
+    let mut clients: Vec<_> = (0..24).map(|_| Wire::login(pgring.address(), "app")).collect();
+    for _ in 0..20 {
+        for client in &mut clients {
+            client.send(&query("SELECT pg_sleep(0.001)"));
+        }
+        for client in &mut clients {
+            client.until_ready(1);
+        }
+        assert!(servers(&node, "app") <= 3);
+    }
+    pgring.wait_until_quiet();
+}
+
+#[test]
+fn a_node_that_is_away_is_an_error_and_then_forgotten() {
+    at_most_minutes(2);
+    let mut node = Postgres::start();
+    let settings = Settings::new(&node).set("pool.query_wait_timeout", "2s");
+    let pgring = settings.set("pool.server_login_retry", "100ms").start();
+    let mut busy = Wire::login(pgring.address(), "app");
+    let mut idle = Wire::login(pgring.address(), "app");
+    idle.query("SELECT 1");
+    busy.query("BEGIN");
+    node.stop();
+    busy.try_send(&query("SELECT 1"));
+    let code = busy.read().map(|message| message.code()).unwrap_or_default();
+    let known = ["57P01", "08006", "08007", "25P02", "57P03"];
+    assert!(known.contains(&code.as_str()), "in a transaction: {code:?}");
+    idle.send(&query("SELECT 1"));
+    let code = idle.read().map(|message| message.code()).unwrap_or_default();
+    assert!(["57P03", "53300", "08001", "08006"].contains(&code.as_str()), "no node: {code:?}");
+    node.start_again();
+    let login = || Wire::try_login(pgring.address(), &[("user", "app"), ("database", "app")]);
+    until("the node to be used again", SOON, || {
+        login().is_some_and(|mut wire| wire.failure("SELECT 1").is_empty())
+    });
+}
+
+#[test]
+fn servers_that_die_while_idle_are_noticed() {
+    at_most_minutes(2);
+    let node = Postgres::start();
+    let pgring = Pgring::start(&node, 2);
+    let mut client = Wire::login(pgring.address(), "app");
+    for _ in 0..10 {
+        assert_eq!(client.value("SELECT 'alive'"), "alive");
+        node.psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'");
+        until("the server to be gone", SOON, || servers(&node, "app") == 0);
+    }
+    client.query("BEGIN");
+    node.psql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'");
+    client.try_send(&query("SELECT 1"));
+    let codes: Vec<_> = client.until_end().iter().map(Message::code).collect();
+    assert!(codes.iter().any(|code| code == "57P01" || code.starts_with("08")), "{codes:?}");
+}
+
+#[test]
+fn databases_have_names_users_and_sizes_of_their_own() {
+    at_most_minutes(2);
+    let node = Postgres::start();
+    let databases = format!(
+        "[[databases]]\nname = \"alias\"\ncluster = \"main\"\ndbname = \"app\"\n\
+         [[databases]]\nname = \"shared\"\ncluster = \"main\"\ndbname = \"app\"\n\
+         user = \"scrammer\"\npassword = \"{PASSWORD}\"\n[databases.pool]\nsize = 1\n\
+         [[databases]]\nname = \"sessions\"\ncluster = \"main\"\ndbname = \"app\"\n\
+         [databases.pool]\nmode = \"session\"\n"
+    );
+    let pgring = Settings::new(&node).databases(&databases).start();
+    let login = |user, database| {
+        Wire::login_with(pgring.address(), &[("user", user), ("database", database)])
+    };
+    let who = "SELECT current_user || ' ' || current_database()";
+    assert_eq!(login("app", "alias").value(who), "app app");
+    assert_eq!(login("app", "shared").value(who), "scrammer app");
+    assert_eq!(login("guest", "shared").value(who), "scrammer app");
+    assert!(servers(&node, "scrammer") <= 1);
+    let mut session = login("app", "sessions");
+    let pid = session.value("SELECT pg_backend_pid()");
+    assert_eq!(session.pid.to_string(), pid, "in session mode the pid is the real one");
+    let mut other = login("app", "sessions");
+    assert_ne!(other.value("SELECT pg_backend_pid()"), pid);
+    let mut wire = Wire::connect(pgring.address());
+    let unlisted = [("user", "app"), ("database", "app")];
+    wire.send(&startup(V3_0, &unlisted));
+    let error = wire.authenticate("app", "").expect_err("a refusal").expect("a reason");
+    assert_eq!(error.code(), "3D000");
+}
+
+#[test]
+fn a_session_keeps_its_server_and_its_own_defaults() {
+    at_most_minutes(2);
+    let node = Postgres::start();
+    let pgring = Settings::new(&node).set("pool.mode", "session").set("pool.size", 2).start();
+    let login = [("user", "app"), ("database", "app"), ("options", "-c work_mem=5MB")];
+    let mut one = Wire::login_with(pgring.address(), &login);
+    let pid = one.value("SELECT pg_backend_pid()");
+    assert_eq!(pid, one.pid.to_string());
+    one.query("SET work_mem = '6MB'; CREATE TEMP TABLE mine (i int); PREPARE p AS SELECT 1");
+    let mut other = Wire::login(pgring.address(), "app");
+    assert_ne!(other.value("SELECT pg_backend_pid()"), pid);
+    assert_eq!(one.value("SHOW work_mem"), "6MB");
+    assert_eq!(one.value("EXECUTE p"), "1");
+    one.query("RESET work_mem");
+    assert_eq!(one.value("SHOW work_mem"), "5MB", "RESET falls back to the startup packet");
+    one.query("DISCARD ALL");
+    assert_eq!(one.value("SHOW work_mem"), "5MB");
+    drop(one);
+    let mut pids = BTreeSet::new();
+    for _ in 0..5 {
+        let mut next = Wire::login(pgring.address(), "app");
+        assert_eq!(next.value("SHOW work_mem"), "4MB");
+        assert_eq!(next.failure("SELECT * FROM mine"), "42P01");
+        pids.insert(next.pid);
+        drop(next);
+    }
+    assert!(servers(&node, "app") <= 2);
+}
+
+#[test]
+fn statement_mode_refuses_transactions_of_several_statements() {
+    at_most_minutes(2);
+    let node = Postgres::start();
+    let pgring = Settings::new(&node).set("pool.mode", "statement").set("pool.size", 1).start();
+    let mut client = Wire::login(pgring.address(), "app");
+    assert_eq!(client.value("SELECT 1"), "1");
+    client.send(&query("BEGIN"));
+    let refused = client.read().expect("an answer");
+    assert_eq!(char::from(refused.tag), 'E', "{refused:?}");
+    let mut other = Wire::login(pgring.address(), "app");
+    assert_eq!(other.value("SELECT 'free'"), "free");
+}
+
+#[test]
+fn unix_sockets_serve_on_both_sides() {
+    at_most_minutes(2);
+    let node = Postgres::start();
+    let folder = std::env::temp_dir().join(format!("pgring-socket-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder for the socket");
+    let directory = format!("{}:{}", node.home().display(), node.port());
+    let settings = Settings::new(&node).node(&directory);
+    let pgring = settings.set("unix_socket_dir", folder.to_str().expect("a path")).start();
+    let mut psql = Command::new(program("psql"));
+    let port = pgring.address().port().to_string();
+    psql.args(["-X", "-A", "-t", "-U", "app", "-d", "app", "-p", &port, "-h"]).arg(&folder);
+    psql.args(["-c", "SELECT inet_client_addr() IS NULL"]);
+    let said = run(&mut psql, LIMIT).expect_success("psql by a Unix socket");
+    assert_eq!(said.trim(), "t", "the server side is a Unix socket too");
+    drop(pgring);
+    drop(std::fs::remove_dir_all(&folder));
+}
+
+#[test]
+fn replication_connections_pass_through() {
+    at_most_minutes(3);
+    let node = Postgres::start();
+    let pgring = Pgring::start(&node, 1);
+    let port = pgring.address().port().to_string();
+    let mut psql = Command::new(program("psql"));
+    let line = format!("host=127.0.0.1 port={port} user=postgres dbname=app replication=database");
+    psql.args(["-X", "-A", "-t", "-c", "IDENTIFY_SYSTEM", &line]);
+    let said = run(&mut psql, LIMIT).expect_success("IDENTIFY_SYSTEM");
+    assert_eq!(said.trim().split('|').count(), 4, "{said}");
+    let copy = node.home().join("copy");
+    let mut backup = Command::new(program("pg_basebackup"));
+    backup.args(["-h", "127.0.0.1", "-p", &port, "-U", "postgres", "-c", "fast", "-X", "stream"]);
+    run(backup.arg("-D").arg(&copy), LIMIT).expect_success("pg_basebackup");
+    let mut verify = Command::new(program("pg_verifybackup"));
+    run(verify.arg(&copy), LIMIT).expect_success("pg_verifybackup");
+}
+
+#[test]
+fn check_names_the_line_and_the_key() {
+    at_most_minutes(2);
+    let node = Postgres::start();
+    let mut pgring = Pgring::start(&node, 1);
+    let check = |pgring: &Pgring| {
+        let mut command = Command::new(binary());
+        run(command.arg("check").arg("--config").arg(pgring.config_path()), LIMIT)
+    };
+    let good = check(&pgring);
+    assert!(good.success, "{}{}", good.stdout, good.stderr);
+    pgring.rewrite(|settings| settings.set("pool.query_wait_timout", "15s"));
+    let text = std::fs::read_to_string(pgring.config_path()).expect("the config");
+    let line = text.lines().position(|line| line.starts_with("query_wait_timout")).expect("a line");
+    let bad = check(&pgring);
+    let said = format!("{}{}", bad.stdout, bad.stderr);
+    assert!(!bad.success, "{said}");
+    for part in ["query_wait_timout", "query_wait_timeout", &(line + 1).to_string()] {
+        assert!(said.contains(part), "{part} is not in: {said}");
+    }
+}
