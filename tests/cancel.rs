@@ -120,8 +120,8 @@ fn a_cancel_ends_the_wait_in_the_queue() {
     for workers in [1, 4] {
         let pgring = Settings::new(&node).set("pool.size", 1).set("workers", workers).start();
         let mut holder = Wire::login(pgring.address(), "app");
-        holder.query("BEGIN");
         let mut waiting: Vec<_> = (0..4).map(|_| Wire::login(pgring.address(), "app")).collect();
+        holder.query("BEGIN");
         for wire in &mut waiting {
             wire.send(&query("SELECT 'mine'"));
         }

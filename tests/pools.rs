@@ -88,6 +88,22 @@ fn the_size_of_a_pool_is_for_all_workers_together() {
 }
 
 #[test]
+fn a_login_needs_no_free_server_once_the_pool_is_known() {
+    at_most_minutes(2);
+    let node = Postgres::start();
+    for workers in [1, 4] {
+        let pgring = Settings::new(&node).set("pool.size", 1).set("workers", workers).start();
+        let mut holder = Wire::login(pgring.address(), "app");
+        holder.query("BEGIN");
+        let start = Instant::now();
+        let clients: Vec<_> = (0..8).map(|_| Wire::login(pgring.address(), "app")).collect();
+        assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+        assert_eq!(holder.value("SELECT 'mine'"), "mine");
+        drop(clients);
+    }
+}
+
+#[test]
 fn a_node_that_is_away_is_an_error_and_then_forgotten() {
     at_most_minutes(2);
     let mut node = Postgres::start();

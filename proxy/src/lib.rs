@@ -14,11 +14,11 @@ pub mod mailbox;
 pub mod control;
 pub mod worker;
 
+use crate::mailbox::seats::Seats;
 use crate::mailbox::{Letter, Mailbox, MailboxSender};
-use crate::ring::RingError;
 use crate::ring::limits::raise_files;
 use crate::ring::listen::{Doors, UnixDoor};
-use crate::worker::seats::Seats;
+use crate::ring::support::RingError;
 use crate::worker::{Base, run};
 use pgring_logic::config::Config;
 use pgring_logic::id::Core;
@@ -50,8 +50,8 @@ pub fn serve(mut config: Config, config_path: PathBuf) -> Result<i32, String> {
     }
     let config = Arc::new(control::prepare(config));
     check_files(&config);
-    let doors =
-        Doors::open(&config.listen, config.unix_socket_dir.as_deref(), config.workers).map_err(say)?;
+    let doors = Doors::open(&config.listen, config.unix_socket_dir.as_deref(), config.workers)
+        .map_err(say)?;
     let Doors { tcp, unix, addresses } = doors;
     let mailboxes: Result<Vec<Mailbox>, _> = (0..config.workers).map(|_| Mailbox::new()).collect();
     let mailboxes = mailboxes.map_err(say)?;

@@ -8,8 +8,10 @@
 //! One of the two always sees the other, so no letter waits for a sleeper; and a lane that has
 //! work to do costs its senders no system call.
 
+pub mod seats;
+
+use crate::mailbox::seats::Seat;
 use crate::ring::bell::Bell;
-use crate::worker::seats::Seat;
 use crossbeam::queue::SegQueue;
 use pgring_logic::mail::{Mail, Peer};
 use pgring_logic::parcel::Parcel;

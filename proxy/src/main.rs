@@ -51,7 +51,7 @@ fn main() -> ExitCode {
                 ExitCode::SUCCESS
             }
             Err(errors) => {
-                errors.iter().for_each(|error| complain(error));
+                complain(&errors);
                 ExitCode::FAILURE
             }
         },
@@ -60,14 +60,14 @@ fn main() -> ExitCode {
             let config = match file::read(&arguments.config) {
                 Ok(config) => config,
                 Err(errors) => {
-                    errors.iter().for_each(|error| complain(error));
+                    complain(&errors);
                     return ExitCode::FAILURE;
                 }
             };
             match pgring::serve(config, arguments.config) {
                 Ok(code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
                 Err(error) => {
-                    complain(&error);
+                    complain(&[error]);
                     ExitCode::FAILURE
                 }
             }
@@ -88,6 +88,8 @@ fn print(line: &str) {
     drop(writeln!(std::io::stdout(), "{line}"));
 }
 
-fn complain(line: &str) {
-    drop(writeln!(std::io::stderr(), "{line}"));
+fn complain(lines: &[String]) {
+    for line in lines {
+        drop(writeln!(std::io::stderr(), "{line}"));
+    }
 }

@@ -20,10 +20,8 @@ pub mod listen;
 mod memory;
 pub mod outbox;
 pub mod socket;
-mod support;
+pub mod support;
 pub mod token;
-
-pub use support::RingError;
 
 use buffers::{Buffers, GROUP, Lease};
 use chunk::Chunk;
@@ -34,6 +32,7 @@ use socket2::SockAddr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::time::Duration;
+use support::RingError;
 use token::{Kind, Token};
 
 /// Places for iovecs between two submissions.
@@ -103,9 +102,8 @@ impl Ring {
         let (address, length) = buffers.ring();
         // SAFETY: the entries are `length` times 16 bytes of mapped, page-aligned memory, and
         // `drop` unmaps them only after the kernel has let go of every operation.
-        let registered = unsafe {
-            uring.submitter().register_buf_ring_with_flags(address, length, GROUP, 0)
-        };
+        let registered =
+            unsafe { uring.submitter().register_buf_ring_with_flags(address, length, GROUP, 0) };
         registered.map_err(|why| match why.raw_os_error() {
             Some(libc::ENOMEM) => RingError::Memory(why),
             Some(libc::EINVAL) => RingError::Missing {
@@ -223,13 +221,9 @@ impl Ring {
             let Some(token) = Token::from_bits(entry.user_data()) else { continue };
             let lease = cqueue::buffer_select(entry.flags()).map(|id| self.buffers.filled(id));
             let result = u32::try_from(entry.result()).map_err(|_| -entry.result());
-            let accepted = match token.kind() {
-                // SAFETY: the kernel has just made this descriptor for us, and says so once.
-                Kind::Accept if entry.result() >= 0 => {
-                    Some(unsafe { OwnedFd::from_raw_fd(entry.result()) })
-                }
-                _ => None,
-            };
+            let accepts = token.kind() == Kind::Accept && result.is_ok();
+            // SAFETY: the kernel has just made this descriptor for us, and says so once.
+            let accepted = accepts.then(|| unsafe { OwnedFd::from_raw_fd(entry.result()) });
             let more = cqueue::more(entry.flags());
             completions.push(Completion { token, result, more, lease, accepted });
         }
@@ -315,7 +309,7 @@ mod tests {
         let (ours, mut theirs) = pair();
         let token = Token::new(Kind::Receive, 3, 9);
         ring.receive(ours.as_fd(), token);
-        theirs.write_all(&[7; 3 * BUFFER_SIZE]).unwrap();
+        theirs.write_all(&vec![7; 3 * BUFFER_SIZE]).unwrap();
         let mut leases = Vec::new();
         loop {
             let mut ended = false;

@@ -18,19 +18,19 @@ mod door;
 mod feed;
 mod flow;
 mod perform;
-pub mod seats;
 mod tally;
 #[cfg(test)]
 mod trial;
 
 use crate::clock;
+use crate::mailbox::seats::Seats;
 use crate::mailbox::{Letter, Mailbox, MailboxSender};
 use crate::ring::chunk::Spare;
+use crate::ring::support::RingError;
 use crate::ring::token::{Kind, Token};
-use crate::ring::{Completion, Ring, RingError};
+use crate::ring::{Completion, Ring};
 use crate::worker::conn::{Phase, Table};
 use crate::worker::door::Door;
-use crate::worker::seats::Seats;
 use crate::worker::tally::Tally;
 use pgring_logic::action::{Actions, Progress};
 use pgring_logic::config::Config;
@@ -187,10 +187,8 @@ impl Base {
 
     /// Sends a letter to a lane.
     fn post(&self, to: Core, letter: Letter) {
-        match self.lanes.get(usize::from(to.0)) {
-            Some(lane) => lane.post(letter),
-            None => tracing::error!(core = self.core.0, "a letter for core {to:?}, who is nobody"),
-        }
+        let lane = self.lanes.get(usize::from(to.0));
+        lane.expect("lanes write to lanes that there are").post(letter);
     }
 }
 

@@ -149,6 +149,7 @@ impl World {
     }
 
     fn client_compares(&mut self, number: usize, message: &Message) {
+        let now = self.now;
         let Some(life) = self.clients[number].life.as_mut() else { return };
         let Some(expected) = life.expected.front() else {
             let text = format!("c{} receives {}, but asked nothing", life.number, message.brief());
@@ -156,6 +157,10 @@ impl World {
         };
         if same(expected, message) {
             life.expected.pop_front();
+            if message.tag == b'Z' {
+                // Whoever waits for the next one begins to wait now.
+                life.asked = Some(now);
+            }
             let ready = message.tag == b'Z' && message.body == b"I" && life.expected.is_empty();
             if ready && life.session.tx == Tx::Idle {
                 self.client_knows(number);

@@ -187,7 +187,8 @@ impl World {
                     backend.pid, session.tx, session.pins
                 ));
             }
-            if movable && named > self.plan.statements {
+            // What one flight may add before there is an occasion to drop others.
+            if movable && named > self.plan.statements + 12 {
                 wrong.push(format!("pid {} is left {named} prepared statements", backend.pid));
             }
         }

@@ -107,6 +107,22 @@ impl Plan {
         !self.faults && !self.lies
     }
 
+    /// Its troubles, in a word.
+    pub(crate) fn brief(&self) -> String {
+        let troubles = [
+            (self.faults, "faults"),
+            (self.lies, "lies"),
+            (self.orders, "orders"),
+            (self.rude, "rude"),
+            (self.mistakes, "mistakes"),
+            (self.pins, "pins"),
+            (self.alters, "alters"),
+            (self.mode == PoolMode::Session, "session"),
+        ];
+        let named = troubles.iter().filter(|(is, _)| *is);
+        named.map(|(_, name)| *name).collect::<Vec<_>>().join(" ")
+    }
+
     /// The name of a database.
     pub(crate) fn database(number: usize) -> String {
         format!("db{number}")

@@ -4,6 +4,7 @@ use crate::client::Life;
 use crate::dice::Dice;
 use crate::message::{Message, text};
 use crate::session::Tx;
+use crate::sql::Stmt;
 
 /// Texts that many clients prepare: same text, other names. How many parameters they have.
 const SHARED: [(&str, usize); 8] = [
@@ -350,7 +351,8 @@ impl Writer<'_> {
             .prepared
             .iter()
             .filter(|(name, statement)| {
-                !statement.from_sql && (mistakes || !self.closed.contains(*name))
+                let copies = matches!(statement.list.first(), Some(Stmt::CopyIn));
+                !statement.from_sql && !copies && (mistakes || !self.closed.contains(*name))
             })
             .map(|(name, statement)| (name.clone(), statement.parameters))
             .collect();

@@ -8,17 +8,10 @@
 //! Columns have `PgBouncer`'s names, order and types, so that its exporters work unchanged; our
 //! own columns stand at the end. No answer ever carries a password or a verifier.
 
-mod command;
-mod encode;
-mod health;
-mod settings;
-mod show;
-mod stats;
-mod world;
-
-pub use command::{Command, CommandError, HELP, Right, Show, Shutdown, right};
-pub use encode::{Answer, Failure, describe, fail, finish};
-pub use health::readiness;
-pub use show::{Cell, Column, Kind, columns, rows};
-pub use stats::Window;
-pub use world::{Phase, World, merge_pools};
+pub mod command;
+pub mod encode;
+pub mod health;
+pub mod settings;
+pub mod show;
+pub mod stats;
+pub mod world;

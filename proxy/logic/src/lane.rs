@@ -200,6 +200,7 @@ impl Lane {
             }
             Side::Server => {
                 self.server_lost(now, conn, "the connection was closed", actions);
+                self.server_closed(now, conn, actions);
                 self.servers.remove(conn);
             }
         }

@@ -91,10 +91,22 @@ enum Copying {
     Out,
 }
 
+/// How far the answer to a Query is: rows need their description, and no Query ends without
+/// having been answered.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum Stage {
+    #[default]
+    Fresh,
+    Rows,
+    Complete,
+}
+
 /// The answers due on one server connection.
 #[derive(Debug, Default)]
 pub struct Ledger {
     due: VecDeque<Entry>,
+    /// Of the Query or function call at the head.
+    stage: Stage,
     copying: Copying,
     /// An error came and the client's Sync has not been sent: the server ignores all before it.
     skipping: bool,
@@ -198,6 +210,15 @@ impl Ledger {
         self.unsynced
     }
 
+    /// A whole exchange is under way: its end may change the state of the transaction.
+    pub fn is_exchanging(&self) -> bool {
+        let border = |entry: &Entry| {
+            matches!(entry.expect, Expect::Query | Expect::Sync | Expect::Call)
+                && entry.origin == Origin::Client
+        };
+        self.due.iter().any(border)
+    }
+
     /// The entry whose answer is due now.
     pub fn head(&self) -> Option<Entry> {
         self.due.front().copied()
@@ -205,10 +226,10 @@ impl Ledger {
 
     /// The client is gone: whatever it was due is swallowed from now on, and what pgring would
     /// have told it is dropped. A Parse keeps its mark: whether its statement exists still
-    /// matters.
+    /// matters; and so do pgring's own queries, which may have failed to change the session.
     pub fn disown(&mut self) {
         self.due.retain(|entry| entry.origin != Origin::Told);
-        for entry in &mut self.due {
+        for entry in self.due.iter_mut().filter(|entry| entry.origin == Origin::Client) {
             if entry.expect != Expect::Parse {
                 entry.mark = 0;
             }
@@ -226,7 +247,8 @@ impl Ledger {
         let Some(&entry) = self.due.front() else {
             return Err(Violation { tag, due: None });
         };
-        let done = match fits(tag, entry.expect) {
+        let fit = if self.in_order(tag, entry.expect) { fits(tag, entry.expect) } else { Fit::Not };
+        let done = match fit {
             Fit::Stays => false,
             Fit::Ends => true,
             Fit::Error => self.error(entry, skipped),
@@ -248,10 +270,25 @@ impl Ledger {
         if matches!(tag, b'C' | b'E' | b'Z') {
             self.copying = Copying::No;
         }
+        self.stage = match (tag, entry.expect) {
+            (b'T', Expect::Query) => Stage::Rows,
+            (b'C' | b'I' | b'E' | b'V', Expect::Query | Expect::Call) => Stage::Complete,
+            (b'Z', _) => Stage::Fresh,
+            _ => self.stage,
+        };
         if done && tag != b'E' {
             self.due.pop_front();
         }
         Ok(Answer { entry: Some(entry), done })
+    }
+
+    /// Whether a message comes at its time within the answer to a Query.
+    fn in_order(&self, tag: u8, due: Expect) -> bool {
+        match (tag, due) {
+            (b'D', Expect::Query) => self.stage == Stage::Rows,
+            (b'Z', Expect::Query | Expect::Call) => self.stage == Stage::Complete,
+            _ => true,
+        }
     }
 
     /// An error: in the extended protocol everything up to the Sync is skipped.
@@ -367,6 +404,17 @@ mod tests {
         assert!(!ledger.is_settled());
         answers(&mut ledger, b"Z");
         assert!(ledger.is_settled());
+    }
+
+    #[test]
+    fn no_query_ends_unanswered_and_no_row_comes_undescribed() {
+        let mut skipped = Vec::new();
+        for tag in *b"ZD" {
+            let mut ledger = sent(&[Expect::Query]);
+            let violation = Violation { tag, due: Some(Expect::Query) };
+            assert_eq!(ledger.answer(tag, &mut skipped), Err(violation));
+        }
+        answers(&mut sent(&[Expect::Query, Expect::Query]), b"ECZIZ");
     }
 
     #[test]

@@ -290,7 +290,7 @@ pub struct PoolReport {
     pub cluster: String,
     /// The mode.
     pub mode: PoolMode,
-    /// Clients with a server, or idle.
+    /// Clients with a server.
     pub clients_active: u32,
     /// Clients without a server and without a wish for one.
     pub clients_idle: u32,

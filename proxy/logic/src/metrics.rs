@@ -3,7 +3,7 @@
 //! Buckets are those of Prometheus' native histograms at schema 2 (four to a doubling), so they
 //! can be given out without conversion; see "Native Histograms" in Prometheus' specification.
 
-use crate::time::Duration;
+use core::time::Duration;
 
 /// Buckets: from 1 microsecond, four to a doubling, to an hour.
 pub const BUCKETS: usize = 128;

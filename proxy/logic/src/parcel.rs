@@ -38,6 +38,8 @@ pub struct Parcel {
     pub state: BTreeMap<String, String>,
     /// What it last reported (`ParameterStatus`).
     pub reported: BTreeMap<String, String>,
+    /// What every server of its pool reports before anything is set.
+    pub base: BTreeMap<String, String>,
     /// Session mode: the startup parameters it was opened with.
     pub startup: BTreeMap<String, String>,
     /// Its prepared statements.

@@ -4,10 +4,10 @@
 //! the questions; a PAUSE that takes long holds up nobody else.
 
 use crate::control::{Control, FAREWELL};
-use pgring_logic::admin::Phase;
-use pgring_logic::admin::{
-    Answer, Command, Failure, Right, Shutdown, describe, fail, finish, right, rows,
-};
+use pgring_logic::admin::command::{Command, Right, Shutdown, right};
+use pgring_logic::admin::encode::{Answer, Failure, describe, fail, finish};
+use pgring_logic::admin::show::rows;
+use pgring_logic::admin::world::Phase;
 use pgring_logic::id::{ConnId, Core};
 use pgring_logic::mail::{AnswerShape, Mail, Order};
 use pgring_wire::backend::sqlstate;

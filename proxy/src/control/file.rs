@@ -24,6 +24,10 @@ pub fn read(path: &Path) -> Result<Config, Vec<String>> {
 /// What comes of a reload: the new config, with the old value of every key that only a restart
 /// can change, and a warning for each of those.
 pub(super) fn merge(old: &Config, mut new: Config) -> (Config, Vec<String>) {
+    if new.workers == 0 {
+        // As at start: one for each core of the machine.
+        new.workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    }
     let keys = changed_needs_restart(old, &new);
     new.workers = old.workers;
     new.listen.clone_from(&old.listen);

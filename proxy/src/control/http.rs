@@ -9,7 +9,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use pgring_logic::admin::readiness;
+use pgring_logic::admin::health::readiness;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;

@@ -24,11 +24,7 @@ impl Bell {
         let one = 1u64.to_ne_bytes();
         // SAFETY: the kernel reads eight bytes of a local array during the call.
         let _counted = unsafe {
-            libc::write(
-                std::os::fd::AsRawFd::as_raw_fd(&self.0),
-                one.as_ptr().cast(),
-                one.len(),
-            )
+            libc::write(std::os::fd::AsRawFd::as_raw_fd(&self.0), one.as_ptr().cast(), one.len())
         };
     }
 }

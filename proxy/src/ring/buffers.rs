@@ -46,7 +46,7 @@ pub struct Buffers {
 
 impl Buffers {
     /// `count` buffers, all of them in the ring but not yet known to the kernel.
-    pub(super) fn new(count: u16) -> std::io::Result<Self> {
+    pub(crate) fn new(count: u16) -> std::io::Result<Self> {
         let count = count.clamp(1, 1 << 15);
         let length = count.next_power_of_two();
         let bytes = Pages::new(usize::from(count) * BUFFER_SIZE)?;
@@ -74,7 +74,7 @@ impl Buffers {
     }
 
     /// The first lease on a buffer that the kernel has just filled.
-    pub(super) fn filled(&mut self, id: u16) -> Lease {
+    pub(crate) fn filled(&mut self, id: u16) -> Lease {
         let leases = &mut self.leases[usize::from(id)];
         assert_eq!(*leases, 0, "the kernel filled a buffer that is still lent out (I3)");
         *leases = 1;

@@ -194,7 +194,8 @@ mod tests {
         let piece = spare.piece();
         let place = piece.as_ptr();
         spare.keep(piece);
-        assert_eq!(spare.memory(PIECE_SIZE).as_ptr(), place);
+        let again = spare.memory(PIECE_SIZE);
+        assert_eq!(again.as_ptr(), place);
         spare.keep(Vec::with_capacity(1 << 20));
         assert!(spare.joins.is_empty(), "what is too large is not kept");
     }

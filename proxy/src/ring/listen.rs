@@ -133,7 +133,7 @@ fn probe(address: SocketAddr) -> io::Result<()> {
 fn tcp_listener(address: SocketAddr) -> io::Result<Socket> {
     let socket = tcp_socket(address)?;
     socket.set_reuse_port(true)?;
-    prepare_tcp(SockRef::from(&socket))?;
+    prepare_tcp(&SockRef::from(&socket))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket)

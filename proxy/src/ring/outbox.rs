@@ -161,7 +161,8 @@ mod tests {
         outbox.depart(CHUNKS_PER_SEND, |chunk| lengths.push(chunk.len()));
         assert_eq!(lengths, [46, 5, 1]);
         outbox.arrived(52, &mut buffers, &mut spare);
-        assert!(outbox.is_empty() && outbox.len() == 0);
+        assert!(outbox.is_empty());
+        assert_eq!(outbox.len(), 0);
         assert_eq!(buffers.free(), 4);
     }
 

@@ -1,10 +1,11 @@
 //! Sockets of connections: how they are made, and what the kernel knows of them.
 //!
-//! A peer that is gone is noticed within ten seconds: `TCP_USER_TIMEOUT` while bytes are unacknowledged,
-//! keepalive while there are none. But the kernel counts a peer that is alive and does not read
-//! as gone too, after the same ten seconds; how long a client may do that is for
+//! A peer that is gone is noticed within ten seconds: `TCP_USER_TIMEOUT` while bytes are
+//! unacknowledged, keepalive while there are none. But the kernel counts a peer that is alive and
+//! does not read as gone too, after the same ten seconds; how long a client may do that is for
 //! `client_write_timeout` to say, and a server that is busy with something else may do it for as
-//! long as it likes. So a sending connection whose peer's window is shut is [`Patience::Long`].
+//! long as it likes. So a sending connection whose peer's window is shut is given
+//! [`Patience::Long`].
 
 use pgring_logic::action::Address;
 use pgring_logic::mail::Peer;
@@ -51,7 +52,7 @@ pub fn dial(address: &Address) -> io::Result<(OwnedFd, SockAddr)> {
     match address {
         Address::Tcp(to) => {
             let socket = Socket::new(Domain::for_address(*to), Type::STREAM, None)?;
-            prepare_tcp(SockRef::from(&socket))?;
+            prepare_tcp(&SockRef::from(&socket))?;
             Ok((socket.into(), SockAddr::from(*to)))
         }
         Address::Unix(path) => {
@@ -62,7 +63,7 @@ pub fn dial(address: &Address) -> io::Result<(OwnedFd, SockAddr)> {
 }
 
 /// Sets what every TCP connection has. Set on a listener, its connections inherit it.
-pub(super) fn prepare_tcp(socket: SockRef<'_>) -> io::Result<()> {
+pub(super) fn prepare_tcp(socket: &SockRef<'_>) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(
         &TcpKeepalive::new()
@@ -109,11 +110,7 @@ pub fn reading(fd: BorrowedFd<'_>) -> Reading {
     let waiting = number(144).map_or(0, u32::from_ne_bytes);
     let acked = info.get(120..128).and_then(|bytes| bytes.try_into().ok());
     let shut = unacknowledged == 0 && waiting > 0;
-    Reading {
-        mark: acked.map_or(0, u64::from_ne_bytes),
-        shut,
-        gone: shut && info[3] >= PROBES_MAX,
-    }
+    Reading { mark: acked.map_or(0, u64::from_ne_bytes), shut, gone: shut && info[3] >= PROBES_MAX }
 }
 
 /// What an operation's error means, for messages: "connection refused".
@@ -184,7 +181,7 @@ mod tests {
     /// Both ends of a connection over TCP: (the one that was accepted, the one that dialled).
     fn pair() -> (Socket, Socket) {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        prepare_tcp(SockRef::from(&listener)).unwrap();
+        prepare_tcp(&SockRef::from(&listener)).unwrap();
         listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
         listener.listen(1).unwrap();
         let address = listener.local_addr().unwrap().as_socket().unwrap();
@@ -214,8 +211,16 @@ mod tests {
         let open = reading(dialled.as_fd());
         assert!(!open.shut && !open.gone);
         dialled.set_nonblocking(true).unwrap();
-        while dialled.write(&[0; 65536]).is_ok() {}
-        let shut = reading(dialled.as_fd());
+        // Buffers grow for a while, and the last bytes take a while to be acknowledged.
+        let mut shut = open;
+        for _ in 0..1000 {
+            while dialled.write(&[0; 8192]).is_ok() {}
+            shut = reading(dialled.as_fd());
+            if shut.shut {
+                break;
+            }
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
         assert!(shut.shut && !shut.gone, "{shut:?}");
         set_patience(dialled.as_fd(), Patience::Long);
         assert_eq!(dialled.tcp_user_timeout().unwrap_or(None).unwrap_or_default().as_secs(), 0);

@@ -107,14 +107,12 @@ fn explain(why: io::Error) -> RingError {
             Ok(_) | Err(_) => RingError::Forbidden(why),
         },
         Some(libc::ENOMEM) => RingError::Memory(why),
-        Some(libc::EINVAL) => STEPS
-            .iter()
-            .enumerate()
-            .find(|(index, _)| builder(index + 1).build(8).is_err())
-            .map_or(RingError::Other(why), |(_, &(feature, since))| RingError::Missing {
-                feature,
-                since,
-            }),
+        Some(libc::EINVAL) => {
+            STEPS.iter().enumerate().find(|(index, _)| builder(index + 1).build(8).is_err()).map_or(
+                RingError::Other(why),
+                |(_, &(feature, since))| RingError::Missing { feature, since },
+            )
+        }
         Some(_) | None => RingError::Other(why),
     }
 }

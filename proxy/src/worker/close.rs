@@ -121,11 +121,7 @@ impl<W: World> Worker<'_, W> {
         match conn.phase {
             Phase::Closing => self.try_close(id),
             Phase::Surrendering => self.try_surrender(id),
-            Phase::Free
-            | Phase::Connecting
-            | Phase::Open
-            | Phase::Flushing
-            | Phase::Lingering => {}
+            Phase::Free | Phase::Connecting | Phase::Open | Phase::Flushing | Phase::Lingering => {}
         }
     }
 

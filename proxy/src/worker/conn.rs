@@ -3,12 +3,12 @@
 //! An idle connection is one small entry in the table and holds no memory besides. What only a
 //! busy one needs is a [`Busy`], lent from a stock while there is something to hold.
 
+use crate::mailbox::seats::Seat;
 use crate::ring::buffers::Buffers;
 use crate::ring::chunk::{Chunk, PIECE_SIZE, Spare};
 use crate::ring::outbox::Outbox;
 use crate::ring::socket::Patience;
 use crate::ring::token::Token;
-use crate::worker::seats::Seat;
 use pgring_logic::id::{ConnId, Core, Side};
 use pgring_logic::mail::Mail;
 use pgring_logic::time::Instant;
@@ -156,7 +156,8 @@ impl Inbox {
     /// Puts what has come behind the rest.
     pub(super) fn push(&mut self, chunk: Chunk, buffers: &mut Buffers, spare: &mut Spare) {
         self.len += chunk.len();
-        if self.leases < HELD_LEASES_MAX && !buffers.scarce() {
+        let lent = matches!(chunk, Chunk::Lent { .. });
+        if lent && self.leases < HELD_LEASES_MAX && !buffers.scarce() {
             self.leases += 1;
             self.chunks.push_back(chunk);
             return;
@@ -357,21 +358,65 @@ impl Table {
         let slow = all.filter(|conn| conn.has_unsent() || conn.phase == Phase::Lingering);
         list.extend(slow.map(|conn| conn.id));
     }
-
-    /// Everybody.
-    pub(super) fn all(&self) -> impl Iterator<Item = &Conn> {
-        self.clients.iter().chain(&self.servers).filter(|conn| conn.phase != Phase::Free)
-    }
 }
 
-fn find<'a>(
-    clients: &'a mut [Conn],
-    servers: &'a mut [Conn],
-    id: ConnId,
-) -> Option<&'a mut Conn> {
+fn find<'a>(clients: &'a mut [Conn], servers: &'a mut [Conn], id: ConnId) -> Option<&'a mut Conn> {
     let list = match id.side() {
         Side::Client => clients,
         Side::Server => servers,
     };
     list.get_mut(id.index()).filter(|conn| conn.id == id && conn.phase != Phase::Free)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Busy, Conn, Inbox, Phase, Table};
+    use crate::ring::buffers::Buffers;
+    use crate::ring::chunk::{Chunk, Spare};
+    use pgring_logic::id::{ConnId, Side};
+    use pgring_logic::time::Instant;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        assert!(size_of::<Conn>() <= 112, "{}", size_of::<Conn>());
+        assert!(size_of::<Busy>() <= 256, "{}", size_of::<Busy>());
+    }
+
+    #[test]
+    fn a_rest_is_shown_again_only_with_more() {
+        let (mut buffers, mut spare) = (Buffers::new(8).unwrap(), Spare::default());
+        let mut inbox = Inbox::default();
+        let rest = Chunk::Lent { lease: buffers.filled(0), start: 0, len: 3 };
+        inbox.put_back(rest, (false, &mut buffers, &mut spare));
+        assert!(!inbox.is_fresh() && inbox.take(&mut buffers, &mut spare).is_none());
+        let more = Chunk::Lent { lease: buffers.filled(1), start: 0, len: 4 };
+        inbox.push(more, &mut buffers, &mut spare);
+        let joined = inbox.take(&mut buffers, &mut spare).unwrap();
+        assert_eq!((joined.len(), buffers.free()), (7, 8));
+        assert!(inbox.is_empty() && inbox.len == 0 && inbox.leases == 0);
+    }
+
+    #[test]
+    fn tiny_pieces_of_waiting_input_do_not_hold_all_buffers() {
+        let (mut buffers, mut spare) = (Buffers::new(64).unwrap(), Spare::default());
+        let mut inbox = Inbox::default();
+        for _ in 0..1000 {
+            let chunk = Chunk::Lent { lease: buffers.filled(63), start: 0, len: 1 };
+            let held = inbox.leases;
+            inbox.push(chunk.into_own(&mut buffers, &mut spare), &mut buffers, &mut spare);
+            assert!(inbox.leases == held, "a copy is no lease");
+        }
+        assert!(inbox.chunks.len() < 10, "{}", inbox.chunks.len());
+        inbox.clear(&mut buffers, &mut spare);
+        assert_eq!((inbox.len, buffers.free()), (0, 64));
+    }
+
+    #[test]
+    #[should_panic(expected = "I4")]
+    fn a_slot_that_lives_is_not_given_to_another() {
+        let mut table = Table::default();
+        let phase = (Phase::Open, Instant::START);
+        table.open(ConnId::new(Side::Client, 0, 0), None, phase);
+        table.open(ConnId::new(Side::Client, 0, 1), None, phase);
+    }
 }

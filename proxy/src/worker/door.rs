@@ -1,11 +1,11 @@
 //! Clients come in: accepted here, and seated where there is room.
 
 use crate::mailbox::Letter;
+use crate::mailbox::seats::Seat;
 use crate::ring::Completion;
 use crate::ring::socket::{peer, words};
 use crate::ring::token::{Kind, Token};
 use crate::worker::conn::Phase;
-use crate::worker::seats::Seat;
 use crate::worker::{Worker, World};
 use pgring_logic::mail::Peer;
 use pgring_logic::time::{Duration, Instant};

@@ -68,8 +68,7 @@ impl<W: World> Worker<'_, W> {
     /// Shows the lane what has come for an open connection, or keeps it.
     fn arrived(&mut self, id: ConnId, chunk: Option<Chunk>) {
         let Some(conn) = self.table.get(id) else { return self.drop_chunk(chunk) };
-        let direct = conn.is_fed()
-            && conn.busy.as_ref().is_none_or(|busy| busy.inbox.is_empty());
+        let direct = conn.is_fed() && conn.busy.as_ref().is_none_or(|busy| busy.inbox.is_empty());
         match chunk {
             Some(chunk) if direct => self.show(id, chunk),
             Some(chunk) => self.hold(id, chunk),
@@ -120,9 +119,10 @@ impl<W: World> Worker<'_, W> {
         self.perform(Some((id, &chunk)));
         chunk.advance(progress.consumed);
         let kept = !chunk.is_empty()
-            && self.table.get(id).is_some_and(|conn| {
-                matches!(conn.phase, Phase::Open | Phase::Surrendering)
-            });
+            && self
+                .table
+                .get(id)
+                .is_some_and(|conn| matches!(conn.phase, Phase::Open | Phase::Surrendering));
         if kept && let Some(busy) = self.table.busy(id) {
             let memory = (waiting, &mut self.ring.buffers, &mut self.spare);
             busy.inbox.put_back(chunk, memory);

@@ -64,10 +64,12 @@ impl Tally {
         let mut letters: Vec<_> =
             servers.map(|(pool, count)| Mail::Returned { pool, core, count }).collect();
         for ((database, user), count) in std::mem::take(&mut self.inside) {
-            letters.extend((0..count).map(|_| Mail::Left {
-                database: Arc::clone(&database),
-                user: Arc::clone(&user),
-            }));
+            letters.extend(
+                (0..count).map(|_| Mail::Left {
+                    database: Arc::clone(&database),
+                    user: Arc::clone(&user),
+                }),
+            );
         }
         // Whom the answer lets in is already gone; it was asked for before this is said.
         for (database, user) in std::mem::take(&mut self.asking).into_values() {

@@ -205,7 +205,8 @@ fn pool(pool: &PoolReport) -> Vec<Cell> {
     vec![
         word(&*pool.pool.database),
         word(&*pool.pool.user),
-        number(pool.clients_active),
+        // PgBouncer counts idle clients as active; cl_idle says how many of them there are.
+        number(pool.clients_active + pool.clients_idle),
         number(pool.clients_waiting),
         number(pool.clients_cancelling),
         number(0u64),

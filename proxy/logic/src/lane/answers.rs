@@ -78,6 +78,7 @@ impl Lane {
         }
         // Only now, with nothing left to read: bytes behind the last answer, if any, have been
         // judged while the server was still its client's.
+        self.unstall(id, actions);
         self.settle(now, id, actions);
         all(bytes)
     }
@@ -234,7 +235,11 @@ impl Lane {
     /// `DEALLOCATE ALL` and `DISCARD ALL`, wherever they came from, leave no statement.
     fn completed(&mut self, id: ConnId, body: &[u8], whose: Option<Entry>) {
         let Ok(tag) = backend::command_tag(body) else { return };
-        if !matches!(tag, b"DEALLOCATE ALL" | b"DISCARD ALL") {
+        if !matches!(tag, b"DEALLOCATE ALL" | b"DISCARD ALL" | b"RESET") {
+            return;
+        }
+        self.resets(id, tag, whose);
+        if tag == b"RESET" {
             return;
         }
         let Some(far) = self.servers.get_mut(id).and_then(|far| far.server_mut()) else { return };
@@ -258,6 +263,14 @@ impl Lane {
             // What could not be looked up is gone for certain; the rest will be looked up.
             client.pins = Pins::default();
         }
+    }
+
+    /// A client has reset parameters.
+    fn resets(&mut self, id: ConnId, tag: &[u8], whose: Option<Entry>) {
+        let own = whose.is_some_and(|entry| entry.origin == Origin::Own);
+        let client = self.server_ref(id).and_then(|far| far.client);
+        let Some(client) = client.and_then(|client| self.clients.get_mut(client)) else { return };
+        client.resetting |= !own && tag != b"DEALLOCATE ALL" && !client.startup.is_empty();
     }
 
     /// A row of an inspection.

@@ -142,8 +142,7 @@ impl Lane {
         far.statements.settle();
         let (pool, expired, epoch) = (far.pool, far.expires <= now, far.epoch);
         let rank = &mut self.pools[pool];
-        if rank.surplus > 0 {
-            rank.surplus -= 1;
+        if rank.surplus > rank.closing {
             return self.close_server(now, server, actions);
         }
         if expired || epoch < rank.epoch || rank.removed || rank.paused {

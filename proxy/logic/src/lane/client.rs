@@ -90,6 +90,8 @@ pub(super) struct Unnamed {
 pub(super) struct Change {
     /// As in the ledger entry of the message.
     pub(super) number: u32,
+    /// The client's count of Syncs and Queries when it was made.
+    pub(super) segment: u32,
     pub(super) name: Box<[u8]>,
     /// What the name meant before; it holds a reference.
     pub(super) before: Option<StatementId>,
@@ -130,6 +132,12 @@ pub(super) struct Client {
     /// Changes of names that the server has not confirmed, oldest first.
     pub(super) changes: Vec<Change>,
     pub(super) change_last: u32,
+    /// Counts Syncs and Queries: what fails takes down the rest of its segment, no more.
+    pub(super) segment: u32,
+    /// It has reset parameters: those of its startup packet are brought back before it goes on.
+    pub(super) resetting: bool,
+    /// It must not go on before something under way is answered.
+    pub(super) stalled: bool,
     pub(super) unnamed: Option<Box<Unnamed>>,
     pub(super) flight: Option<Box<Flight>>,
     /// What its texts may have done since the session was last inspected.
@@ -170,6 +178,9 @@ impl Client {
             names: ClientStatements::default(),
             changes: Vec::new(),
             change_last: 0,
+            segment: 0,
+            resetting: false,
+            stalled: false,
             unnamed: None,
             flight: None,
             hints: Hints::default(),

@@ -369,7 +369,6 @@ impl Lane {
     ) {
         let nodes = u32::try_from(self.pools[pool].database.cluster.nodes.len()).unwrap_or(1);
         let rank = &mut self.pools[pool];
-        rank.permits += 1;
         rank.failures += 1;
         let key = &rank.key;
         let said = format!(

@@ -111,19 +111,34 @@ impl Lane {
         }
         let rank = &mut self.pools[pool];
         rank.remove_idle(id);
-        rank.held -= 1;
+        rank.closing += 1;
         if opening {
             rank.opening -= 1;
         }
         if let Some(error) = failure {
             self.open_failed(now, pool, &error, actions);
-        } else if rank.surplus > 0 {
+        }
+    }
+
+    /// A server connection is closed for good: only now may another take its place, or there
+    /// would be more of them than the pool's size.
+    pub(super) fn server_closed(&mut self, now: Instant, id: ConnId, actions: &mut Out) {
+        let Some(far) = self.server_ref(id).filter(|far| far.counted) else { return };
+        let (pool, moved) = (far.pool, matches!(far.phase, Phase::Leaving));
+        if moved {
+            return;
+        }
+        let rank = &mut self.pools[pool];
+        rank.held -= 1;
+        rank.closing -= 1;
+        if rank.surplus > 0 {
             rank.surplus -= 1;
             self.give_back(pool, 1, actions);
         } else {
             // Kept for whoever waits; `ask` gives it back if nobody does.
             rank.permits += 1;
             self.ask(now, pool, actions);
+            self.watch_pool(now, pool);
         }
         self.check_orders(actions);
     }

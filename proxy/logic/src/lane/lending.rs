@@ -96,7 +96,9 @@ impl Lane {
         for id in far.statements.clear() {
             self.texts.release(id);
         }
+        let base = self.pools[pool].base.as_ref();
         let parcel = Parcel {
+            base: base.map(|base| (**base).clone()).unwrap_or_default(),
             pool: self.pools[pool].key.clone(),
             from: core,
             node: Arc::clone(&far.node),
@@ -124,7 +126,7 @@ impl Lane {
     pub(super) fn adopt_server(
         &mut self,
         now: Instant,
-        parcel: Parcel,
+        mut parcel: Parcel,
         actions: &mut Out,
     ) -> ConnId {
         let to = self.core;
@@ -141,6 +143,7 @@ impl Lane {
             (None, Some(database)) => Some(self.pool_by_key(&parcel.pool, &database)),
             (None, None) => None,
         };
+        let base = core::mem::take(&mut parcel.base);
         let server = self.unpack(now, number, pool.unwrap_or(0), parcel);
         let unwanted = server.epoch < pool.map_or(0, |pool| self.pools[pool].epoch);
         let id = self.servers.insert(|_| Far::Server(server));
@@ -154,6 +157,9 @@ impl Lane {
             actions.push(Action::Close { conn: id, mode: crate::action::CloseMode::Now });
             return id;
         };
+        if self.pools[pool].base.is_none() && !base.is_empty() {
+            self.pools[pool].base = Some(self.states.intern(base));
+        }
         self.pools[pool].held += 1;
         self.pools[pool].idle.push(id);
         if unwanted || self.pools[pool].removed || self.pools[pool].paused {

@@ -5,8 +5,9 @@
 //! error never happened. Every such message leaves a [`Change`] with its client, with the number
 //! of its ledger entry; the entry's end confirms it, the entry's skipping undoes it.
 
+use crate::action::Action;
 use crate::id::ConnId;
-use crate::lane::Lane;
+use crate::lane::{Lane, Out};
 use crate::lane::client::{Change, Unnamed};
 use crate::ledger::{Entry, Expect, Origin};
 use crate::prepared::StatementId;
@@ -27,7 +28,8 @@ impl Lane {
             Some(statement) => client.names.insert(name, statement),
             None => client.names.remove(name),
         };
-        client.changes.push(Change { number, name: name.into(), before, unnamed: None });
+        let (segment, name) = (client.segment, name.into());
+        client.changes.push(Change { number, segment, name, before, unnamed: None });
         true
     }
 
@@ -37,8 +39,8 @@ impl Lane {
             return false;
         };
         let Some(client) = self.clients.get_mut(id) else { return false };
-        let name = Box::default();
-        client.changes.push(Change { number, name, before: None, unnamed: before });
+        let (segment, name) = (client.segment, Box::default());
+        client.changes.push(Change { number, segment, name, before: None, unnamed: before });
         true
     }
 
@@ -51,6 +53,36 @@ impl Lane {
         far.ledger.push_entry(Entry { expect, origin, mark, change }).then_some(change)
     }
 
+    /// Whether what a name means depends on messages of an earlier segment that are still under
+    /// way: if they are skipped it means something else, so one must wait.
+    pub(super) fn must_wait(&mut self, id: ConnId, name: &[u8], body: Option<&[u8]>) -> bool {
+        let Some(client) = self.clients.get(id) else { return false };
+        let Some(server) = client.server else { return false };
+        let segment = client.segment;
+        let named = client.changes.iter().rev().find(|change| *change.name == *name);
+        let mut waits = named.is_some_and(|change| change.segment != segment);
+        let known = client.names.get(name);
+        if let Some(far) = self.server_ref(server).filter(|far| !far.parsing.is_empty()) {
+            waits |= far.parsing.iter().any(|&(statement, of)| {
+                let meant = known == Some(statement)
+                    || body.is_some_and(|body| **self.texts.body(statement) == *body);
+                of != segment && meant
+            });
+        }
+        if let Some(client) = self.clients.get_mut(id).filter(|_| waits) {
+            client.stalled = true;
+        }
+        waits
+    }
+
+    /// Answers have come: a client that had to wait for some looks again.
+    pub(super) fn unstall(&mut self, server: ConnId, actions: &mut Out) {
+        let Some(id) = self.server_ref(server).and_then(|far| far.client) else { return };
+        let Some(client) = self.clients.get_mut(id).filter(|client| client.stalled) else { return };
+        client.stalled = false;
+        actions.push(Action::Resume(id));
+    }
+
     /// An entry has been answered: what was said in advance is so.
     pub(super) fn confirm(&mut self, server: ConnId, entry: Entry) {
         let Some(far) = self.servers.get_mut(server).and_then(|far| far.server_mut()) else {
@@ -60,7 +92,10 @@ impl Lane {
             && entry.origin != Origin::Told
             && let Some(statement) = StatementId::from_mark(entry.mark)
         {
-            far.parsing.retain(|other| *other != statement);
+            far.parsing.retain(|(other, _)| *other != statement);
+            if far.statements.get(statement).is_some() {
+                self.texts.prove(statement, far.pool);
+            }
         }
         if entry.change == 0 {
             return;
@@ -83,7 +118,7 @@ impl Lane {
             let sent = entry.origin != Origin::Told && entry.expect == Expect::Parse;
             match StatementId::from_mark(entry.mark).filter(|_| sent) {
                 Some(statement) => {
-                    far.parsing.retain(|other| *other != statement);
+                    far.parsing.retain(|(other, _)| *other != statement);
                     if far.statements.forget(statement).is_some() {
                         self.texts.release(statement);
                     }

@@ -99,7 +99,7 @@ impl Lane {
             self.give_back(pool, unused, actions);
         }
         self.pools[pool].surplus += count - unused;
-        while self.pools[pool].surplus > 0
+        while self.pools[pool].surplus > self.pools[pool].closing
             && let Some(&server) = self.pools[pool].idle.first()
         {
             self.close_server(now, server, actions);
@@ -172,6 +172,7 @@ impl Lane {
                 }
             }
             Order::Resume(database) => {
+                self.end_pauses(actions);
                 for pool in self.pools_named(database.as_deref()) {
                     self.pools[pool].paused = false;
                     self.serve(now, pool, actions);
@@ -201,6 +202,19 @@ impl Lane {
         }
         let core = self.core;
         actions.push(Action::Tell(Box::new(Mail::Done { core, number, error })));
+    }
+
+    /// A pause that was not complete is over.
+    fn end_pauses(&mut self, actions: &mut Out) {
+        let core = self.core;
+        self.orders.waiting.retain(|(number, order)| {
+            let pause = matches!(order, Order::Pause(_));
+            if pause {
+                let mail = Mail::Done { core, number: *number, error: None };
+                actions.push(Action::Tell(Box::new(mail)));
+            }
+            !pause
+        });
     }
 
     fn pools_named(&self, database: Option<&str>) -> Vec<usize> {

@@ -62,6 +62,8 @@ pub(super) struct Pool {
     pub(super) opening: u32,
     /// Permits to open a server that were not used yet.
     pub(super) permits: u32,
+    /// Servers whose connections are being closed; they count until that is done.
+    pub(super) closing: u32,
     /// Servers to be closed because the pool has become smaller.
     pub(super) surplus: u32,
     waiting: VecDeque<(ConnId, u64)>,
@@ -102,6 +104,7 @@ impl Pool {
             held: 0,
             opening: 0,
             permits: 0,
+            closing: 0,
             surplus: 0,
             waiting: VecDeque::new(),
             waiting_count: 0,
@@ -184,7 +187,7 @@ impl Pool {
 
     /// How many servers the queue could use beyond those being opened.
     pub(super) fn need(&self) -> u32 {
-        self.waiting_count.saturating_sub(self.opening + self.permits)
+        self.waiting_count.saturating_sub(self.opening + self.permits + self.closing)
     }
 
     /// The lane whose client has been waiting for longest.

@@ -87,8 +87,8 @@ pub(super) struct Server {
     /// What it was opened with (session mode and replication).
     pub(super) startup: Arc<Parameters>,
     pub(super) statements: ServerStatements,
-    /// Statements whose Parse has not been answered.
-    pub(super) parsing: Vec<StatementId>,
+    /// Statements whose Parse has not been answered, with the segment of the client it was in.
+    pub(super) parsing: Vec<(StatementId, u32)>,
     /// Whose unnamed statement it holds: the client and the count of its Parse. None: it has
     /// none for certain.
     pub(super) unnamed: Option<(ConnId, u64)>,

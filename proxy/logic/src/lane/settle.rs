@@ -34,6 +34,9 @@ impl Lane {
         if let Some(far) = self.server_mut(server) {
             far.statements.settle();
         }
+        if self.evict_at_rest(server, actions) {
+            return;
+        }
         let Some(far) = self.server_ref(server) else { return };
         let Some(id) = far.client else { return self.settle_abandoned(now, server, actions) };
         if status != b'I' {
@@ -121,7 +124,11 @@ impl Lane {
         match why {
             purpose::INSPECT => self.inspected(server, actions),
             purpose::VERIFY => self.verified(now, server, actions),
-            purpose::REPLAY | purpose::RESTORE => self.replayed(now, server, actions),
+            purpose::REPLAY => self.replayed(now, server, actions),
+            purpose::RESTORE => {
+                self.restored(server);
+                self.replayed(now, server, actions);
+            }
             purpose::ROLLBACK | purpose::RESET => {
                 if let Some(far) = self.server_mut(server)
                     && far.error.take().is_some()
@@ -163,8 +170,17 @@ impl Lane {
         }
         client.pins = pins;
         let restored = !Arc::ptr_eq(&client.state, &far.state);
-        if let Some(id) = far.client.filter(|_| restored) {
-            self.replay(id, server, purpose::RESTORE, actions);
+        match far.client.filter(|_| restored) {
+            Some(id) => self.replay(id, server, purpose::RESTORE, actions),
+            None => self.restored(server),
+        }
+    }
+
+    /// A client's session is what it must be after a reset.
+    fn restored(&mut self, server: ConnId) {
+        let client = self.server_ref(server).and_then(|far| far.client);
+        if let Some(client) = client.and_then(|client| self.clients.get_mut(client)) {
+            client.resetting = false;
         }
     }
 
@@ -172,8 +188,10 @@ impl Lane {
     /// session that was not the client's: nothing more may happen there.
     fn replayed(&mut self, now: Instant, server: ConnId, actions: &mut Out) {
         let Some(far) = self.server_mut(server) else { return };
-        let (Some(error), Some(id)) = (far.error.take(), far.client) else { return };
+        let Some(error) = far.error.take() else { return };
+        // With or without a client: the session is not what its books say.
         far.unfit = true;
+        let Some(id) = far.client else { return };
         let message = format!("session parameters could not be restored: {}", error.message);
         let text = ErrorText::fatal(&error.code, &message)
             .with_hint("The statement behind it may have run without them.");

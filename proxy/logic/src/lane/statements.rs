@@ -51,11 +51,14 @@ impl Lane {
         if looks && small && message.body().is_none() {
             return Step::More;
         }
+        if looks && small && self.parse_by_memory(id, message, actions) {
+            return Step::Took(message.shown.len());
+        }
         if let Some(step) = self.need_server(now, id, actions) {
             return step;
         }
-        self.count_parse(id);
         if !looks || !small {
+            self.count_parse(id);
             if looks || self.watches(id) {
                 // What is not read may do anything, and cannot be parsed again elsewhere.
                 self.note_text(id, None);
@@ -66,6 +69,12 @@ impl Lane {
         let Some(Ok(parse)) = message.body().map(Parse::read) else {
             return self.malformed(now, id, message.head.tag, actions);
         };
+        if !parse.name.is_empty()
+            && self.must_wait(id, parse.name, Some(parse.body_after_name))
+        {
+            return Step::Wait;
+        }
+        self.count_parse(id);
         if let Some(step) = self.extended_deallocate(now, id, message, &parse, actions) {
             return step;
         }
@@ -75,6 +84,30 @@ impl Lane {
         }
         self.parse_named(id, &parse, actions);
         Step::Took(message.shown.len())
+    }
+
+    /// A client without a server prepares what a server of its pool has taken before: that needs
+    /// no server until it is bound. (Clients that prepare one after the other in one thread, as
+    /// pgbench does, would otherwise wait for servers they hold themselves.)
+    fn parse_by_memory(&mut self, id: ConnId, message: Message<'_>, actions: &mut Out) -> bool {
+        let Some(client) = self.clients.get(id) else { return false };
+        let Some(pool) = client.pool.filter(|_| client.server.is_none()) else { return false };
+        let Some(Ok(parse)) = message.body().map(Parse::read) else { return false };
+        if parse.name.is_empty() || client.names.get(parse.name).is_some() {
+            return false;
+        }
+        let text = parse.text;
+        let statement = self.texts.intern(parse.body_after_name, || scan(text));
+        if !self.texts.is_proven(statement, pool) {
+            self.texts.release(statement);
+            return false;
+        }
+        self.pools[pool].stats.client_parses += 1;
+        if let Some(client) = self.clients.get_mut(id) {
+            client.names.insert(parse.name, statement);
+        }
+        actions.write(id, pgring_wire::backend::write::parse_complete);
+        true
     }
 
     /// Whether session state is followed for this client.
@@ -145,7 +178,7 @@ impl Lane {
         let statement = self.texts.intern(parse.body_after_name, || scan(text));
         let Some(far) = self.server_mut(server) else { return };
         let known = far.statements.get(statement).is_some();
-        let sure = known && !far.parsing.contains(&statement) && far.status != b'E';
+        let sure = known && far.status != b'E' && !far.ledger.is_exchanging();
         if taken {
             // The name is in use: a server says so best, so it is asked to parse twice.
             let number = self.ensure(id, server, statement, actions);
@@ -159,8 +192,8 @@ impl Lane {
             self.change_name(id, (Expect::Parse, Origin::Told, 0), parse.name, Some(statement));
             self.tell(server, actions);
         } else if known {
-            // It may be about to fail, or the transaction has: the server is asked again, under
-            // a name that is dropped at once.
+            // The transaction has failed, or may have: then the server refuses, so it is asked
+            // again, under a name that is dropped at once.
             let Some(far) = self.server_mut(server) else { return };
             let number = far.statements.spare_number();
             self.send_parse(server, statement, number, actions);
@@ -178,23 +211,49 @@ impl Lane {
     /// Puts a statement on a server: room first, then its Parse. The answer is due to whoever
     /// the caller says.
     fn add(&mut self, server: ConnId, statement: StatementId, actions: &mut Out) {
+        let client = self.server_ref(server).and_then(|far| far.client);
+        let segment = client.and_then(|id| self.clients.get(id)).map_or(0, |c| c.segment);
         self.texts.retain(statement);
         let bytes = self.texts.body(statement).len();
         let Some(far) = self.server_mut(server) else { return };
         let number = far.statements.add(statement, bytes);
-        far.parsing.push(statement);
+        far.parsing.push((statement, segment));
         let pool = far.pool;
         let settings = &self.pools[pool].settings;
         let (count_max, bytes_max) = (settings.prepared_statements, settings.prepared_bytes);
-        loop {
-            let Some(far) = self.server_mut(server) else { return };
-            let Some((old, old_number)) = far.statements.evict(count_max, bytes_max) else { break };
+        self.evict(server, (count_max, bytes_max), actions);
+        self.send_parse(server, statement, number, actions);
+    }
+
+    /// Closes the statements of a server that are over its limits and in no use. Tells whether
+    /// there were any.
+    fn evict(&mut self, server: ConnId, limits: (usize, usize), actions: &mut Out) -> bool {
+        let mut any = false;
+        while let Some(far) = self.servers.get_mut(server).and_then(|far| far.server_mut()) {
+            let Some((old, number)) = far.statements.evict(limits.0, limits.1) else { break };
             far.ledger.push(Expect::Close, Origin::Own, 0);
-            let name = ServerName::new(old_number);
+            let name = ServerName::new(number);
             actions.write(server, |out| write::close(out, b'S', name.as_bytes()));
             self.texts.release(old);
+            any = true;
         }
-        self.send_parse(server, statement, number, actions);
+        any
+    }
+
+    /// The same when nothing is under way, for what was in use until now. Tells whether an answer
+    /// is due.
+    pub(super) fn evict_at_rest(&mut self, server: ConnId, actions: &mut Out) -> bool {
+        let Some(far) = self.server_ref(server) else { return false };
+        let settings = &self.pools[far.pool].settings;
+        let limits = (settings.prepared_statements, settings.prepared_bytes);
+        if !self.evict(server, limits, actions) {
+            return false;
+        }
+        if let Some(far) = self.server_mut(server) {
+            far.ledger.push(Expect::Sync, Origin::Own, 0);
+        }
+        actions.write(server, write::sync);
+        true
     }
 
     fn send_parse(&self, server: ConnId, statement: StatementId, number: u64, actions: &mut Out) {
@@ -328,6 +387,9 @@ impl Lane {
         if let Some(step) = self.need_server(now, id, actions) {
             return step;
         }
+        if self.must_wait(id, names.statement, None) {
+            return Step::Wait;
+        }
         if let Some(pool) = self.clients.get(id).and_then(|client| client.pool) {
             self.pools[pool].stats.binds += 1;
         }
@@ -388,6 +450,9 @@ impl Lane {
         if target.kind != b'S' {
             return self.expected(id, message, Expect::DescribePortal, actions);
         }
+        if self.looks(id) && self.must_wait(id, target.name, None) {
+            return Step::Wait;
+        }
         let name = if self.looks(id) { self.translate(id, target.name, actions) } else { None };
         let Some(name) = name else {
             return self.expected(id, message, Expect::DescribeStatement, actions);
@@ -420,6 +485,9 @@ impl Lane {
         };
         if target.kind != b'S' || !self.looks(id) {
             return self.expected(id, message, Expect::Close, actions);
+        }
+        if self.must_wait(id, target.name, None) {
+            return Step::Wait;
         }
         let known = self.clients.get(id).is_some_and(|c| c.names.get(target.name).is_some());
         if known {

@@ -138,6 +138,9 @@ impl Lane {
             return self.fail_message(id, message, actions);
         }
         let attached = client.server.is_some();
+        if client.resetting && self.is_restoring(id) {
+            return Step::Wait;
+        }
         match message.head.tag {
             b'Q' => self.simple_query(now, id, message, actions),
             b'P' => self.parse(now, id, message, actions),
@@ -171,6 +174,20 @@ impl Lane {
         }
     }
 
+    /// Whether the session of a client that has reset it is being looked at, or brought back to
+    /// its startup parameters; then it waits for the end of that.
+    fn is_restoring(&mut self, id: ConnId) -> bool {
+        let Some(client) = self.clients.get(id) else { return false };
+        let server = client.server.and_then(|server| self.server_ref(server));
+        let own = server.is_some_and(|far| {
+            far.ledger.is_waiting() && !far.ledger.is_exchanging() && !far.ledger.is_unsynced()
+        });
+        if let Some(client) = self.clients.get_mut(id) {
+            client.stalled |= own;
+        }
+        own
+    }
+
     /// Sends on what is shown of a message; the rest follows as it comes.
     pub(super) fn pass(&mut self, id: ConnId, message: Message<'_>, actions: &mut Out) -> Step {
         let Some(client) = self.clients.get_mut(id) else { return Step::Over };
@@ -200,6 +217,11 @@ impl Lane {
         actions: &mut Out,
     ) -> Step {
         self.push(id, expect, Origin::Client, 0);
+        if matches!(expect, Expect::Sync | Expect::Query | Expect::Call)
+            && let Some(client) = self.clients.get_mut(id)
+        {
+            client.segment = client.segment.wrapping_add(1);
+        }
         self.pass(id, message, actions)
     }
 

@@ -105,8 +105,11 @@ impl Lane {
     /// A server has taken, or refused, startup parameters that were new.
     pub(super) fn verified(&mut self, now: Instant, server: ConnId, actions: &mut Out) {
         let Some(far) = self.server_mut(server) else { return };
-        let (Some(id), pool) = (far.client, far.pool) else { return };
         let error = far.error.take();
+        let (Some(id), pool) = (far.client, far.pool) else {
+            far.unfit |= error.is_some();
+            return;
+        };
         let (state, reported) = (Arc::clone(&far.state), Arc::clone(&far.reported));
         if let Some(error) = error {
             let text = ErrorText::fatal(&error.code, &error.message);

@@ -49,6 +49,8 @@ struct Slot {
     hash: u64,
     references: u32,
     hints: Hints,
+    /// Pools of which a server has taken it.
+    proven: Vec<usize>,
 }
 
 impl Texts {
@@ -84,7 +86,8 @@ impl Texts {
             self.retain(id);
             return id;
         }
-        let slot = Slot { body: Some(body.into()), hash, references: 1, hints: hints() };
+        let (shared, hints) = (Some(body.into()), hints());
+        let slot = Slot { body: shared, hash, references: 1, hints, proven: Vec::new() };
         let place = if let Some(place) = self.free.pop() {
             self.slots[place as usize] = slot;
             place
@@ -125,6 +128,19 @@ impl Texts {
     /// Text, zero byte and parameter types.
     pub fn body(&self, id: StatementId) -> &Arc<[u8]> {
         self.slots[id.0 as usize].body.as_ref().expect("whoever asks holds a reference")
+    }
+
+    /// A server of `pool` has taken the statement.
+    pub fn prove(&mut self, id: StatementId, pool: usize) {
+        let proven = &mut self.slots[id.0 as usize].proven;
+        if !proven.contains(&pool) {
+            proven.push(pool);
+        }
+    }
+
+    /// Whether a server of `pool` has taken the statement.
+    pub fn is_proven(&self, id: StatementId, pool: usize) -> bool {
+        self.slots[id.0 as usize].proven.contains(&pool)
     }
 
     /// What is known of the text.

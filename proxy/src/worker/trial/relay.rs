@@ -21,15 +21,21 @@ pub(super) struct Seen {
     pub(super) adopted: AtomicUsize,
     pub(super) heard: AtomicUsize,
     pub(super) waiting: AtomicUsize,
+    /// Bytes that have gone from servers to clients.
+    pub(super) answered: AtomicUsize,
 }
 
 /// A client with its server.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, all may be true")]
 struct Pair {
     client: ConnId,
     server: Option<ConnId>,
     connected: bool,
     refused: bool,
     obeyed: bool,
+    chats: bool,
+    /// Bytes of the client that have gone to its server.
+    forwarded: usize,
 }
 
 /// The world.
@@ -95,27 +101,7 @@ impl Relay {
         if bytes == b"!fall" {
             panic!("as it was told");
         } else if bytes == b"!move" {
-            let pool = PoolKey { database: "d".into(), user: "u".into() };
-            let parcel = Parcel {
-                pool,
-                from: self.core,
-                node: "n".into(),
-                pid: 1,
-                secret: Secret::new(&[]),
-                opened: Instant::START,
-                expires: Instant::START,
-                address: Address::Tcp(self.server),
-                state: BTreeMap::new(),
-                reported: BTreeMap::new(),
-                startup: BTreeMap::new(),
-                statements: Vec::new(),
-                statement_next: 0,
-                epoch: 0,
-            };
-            let conn = self.pairs[at].server.take()?;
-            let mail = Box::new(Mail::Parcel(Box::new(parcel)));
-            let to = Core(1 - self.core.0);
-            actions.push(Action::Surrender { conn, to, mail });
+            self.give_away(at, actions);
             done
         } else if bytes.starts_with(b"!wait") {
             self.pairs[at].obeyed = true;
@@ -123,16 +109,40 @@ impl Relay {
             self.seen.waiting.fetch_add(1, Ordering::SeqCst);
             Some(Progress { consumed: 0, want: Want::Resume })
         } else {
+            self.pairs[at].chats = bytes == b"!chat";
             None
         }
+    }
+
+    fn give_away(&mut self, at: usize, actions: &mut Actions<Mail>) {
+        let parcel = Parcel {
+            pool: PoolKey { database: "d".into(), user: "u".into() },
+            from: self.core,
+            node: "n".into(),
+            pid: 1,
+            secret: Secret::new(&[]),
+            opened: Instant::START,
+            expires: Instant::START,
+            address: Address::Tcp(self.server),
+            state: BTreeMap::new(),
+            reported: BTreeMap::new(),
+            base: BTreeMap::new(),
+            startup: BTreeMap::new(),
+            statements: Vec::new(),
+            statement_next: 0,
+            epoch: 0,
+        };
+        let Some(conn) = self.pairs[at].server.take() else { return };
+        let mail = Box::new(Mail::Parcel(Box::new(parcel)));
+        actions.push(Action::Surrender { conn, to: Core(1 - self.core.0), mail });
     }
 }
 
 impl World for Relay {
     fn accept(&mut self, _now: Instant, _peer: Peer, refused: bool) -> ConnId {
         let client = self.take_slot(Side::Client);
-        let (server, connected, obeyed) = (None, false, false);
-        self.pairs.push(Pair { client, server, connected, refused, obeyed });
+        let (server, connected, obeyed, chats) = (None, false, false, false);
+        self.pairs.push(Pair { client, server, connected, refused, obeyed, chats, forwarded: 0 });
         client
     }
 
@@ -162,7 +172,12 @@ impl World for Relay {
             self.part(conn, CloseMode::Flush, actions);
             return Progress { consumed: 0, want: Want::More };
         }
+        if self.pairs[at].chats && conn.side() == Side::Server {
+            self.give_away(at, actions);
+            return Progress { consumed: 0, want: Want::More };
+        }
         if conn.side() == Side::Server {
+            self.seen.answered.fetch_add(bytes.len(), Ordering::SeqCst);
             actions.forward(conn, self.pairs[at].client, 0, bytes.len());
             return all;
         }
@@ -180,7 +195,9 @@ impl World for Relay {
         }
         let Some(server) = self.pairs[at].server else { return all };
         // All but a few bytes, which are to be joined with the next ones.
-        let rest = if bytes.len() > 1000 { bytes.len() % 8 } else { 0 };
+        let forwarded = &mut self.pairs[at].forwarded;
+        let rest = if bytes.len() > 1000 { (*forwarded + bytes.len()) % 8 } else { 0 };
+        *forwarded += bytes.len() - rest;
         actions.forward(conn, server, 0, bytes.len() - rest);
         Progress { consumed: bytes.len() - rest, want: Want::More }
     }
