@@ -6,7 +6,7 @@ use pgring_tests::dice::{Dice, amount, seed};
 use pgring_tests::message::{Message, cancel, query};
 use pgring_tests::pgring::{Pgring, Settings};
 use pgring_tests::postgres::Postgres;
-use pgring_tests::wire::{Polled, Wire};
+use pgring_tests::wire::{PATIENCE, Polled, Wire};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -152,7 +152,7 @@ fn a_cancel_with_a_wrong_key_does_nothing() {
     let node = Postgres::start();
     let pgring = Settings::new(&node).set("pool.size", 2).start();
     let mut wire = Wire::login(pgring.address(), "app");
-    wire.send(&query("SELECT 'kept' FROM pg_sleep(0.5)"));
+    wire.send(&query("SELECT 'kept' FROM pg_sleep(1)"));
     wait_for_sleepers(&node, 1);
     let (pid, key) = (wire.pid, wire.key.clone());
     let mut wrong = key.clone();
@@ -160,7 +160,13 @@ fn a_cancel_with_a_wrong_key_does_nothing() {
     let long = [key.clone(), vec![0; 300]].concat();
     for (pid, key) in [(pid, &wrong), (pid ^ 1, &key), (pid, &vec![]), (pid, &long), (0, &key)] {
         send_cancel(&pgring, (pid, key));
+        wire.patience(Duration::from_millis(80));
+        let answer = wire.poll();
+        if let Polled::Message(first) = answer {
+            panic!("pid {pid:x}, key {key:?}: {first:?} {:?}", wire.until_ready(1));
+        }
     }
+    wire.patience(PATIENCE);
     let mut cut = Wire::connect(pgring.address());
     cut.send(&cancel(pid, &key)[..10]);
     drop(cut);

@@ -8,6 +8,7 @@ use pgring_tests::postgres::Postgres;
 use pgring_tests::probe::held;
 use pgring_tests::wire::Wire;
 use pgring_tests::{corpus, corpus_copy, corpus_statements};
+use std::time::{Duration, Instant};
 
 /// How much of the dialogue is played before the client dies.
 fn play_until(pgring: &Pgring, dialogue: &Dialogue, cut: usize, patient: bool) {
@@ -42,10 +43,13 @@ fn cut_everywhere(pgring: &Pgring, dialogues: &[Dialogue], patient: bool) {
     let mut dice = Dice::new(seed);
     for dialogue in dialogues {
         for cut in offsets(dialogue, &mut dice, limit) {
+            let start = Instant::now();
             play_until(pgring, dialogue, cut, patient);
             let mut next = Wire::login(pgring.address(), "app");
             let what = format!("{} cut at {cut}", dialogue.name);
             assert_eq!(next.value(&format!("SELECT '{cut} served'")), format!("{cut} served"));
+            let took = start.elapsed();
+            assert!(took < Duration::from_secs(3), "{what}: the next waits for {took:?}");
             let left = held(&mut next);
             assert!(left.is_empty(), "{what}: {left:?}");
             let rows = "SELECT count(*) || ' ' || count(DISTINCT name) FROM items WHERE id < 11";

@@ -74,9 +74,8 @@ impl Lane {
         self.tickets += 1;
         client.wait = Some(Wait { since: now, ticket: self.tickets });
         self.pools[pool].queue(id, self.tickets);
-        if self.is_session_mode(pool) {
-            self.serve(now, pool, actions);
-        }
+        // A client that waits for its greeting comes here without having looked for a server.
+        self.serve(now, pool, actions);
         self.ask(now, pool, actions);
         self.watch_pool(now, pool);
     }
@@ -89,6 +88,7 @@ impl Lane {
         client.server = Some(server);
         client.transaction_since = Some(now);
         let state = Arc::clone(&client.state);
+        self.pools[pool].stats.assignments += 1;
         let greeted = matches!(client.phase, ClientPhase::Ready);
         if let Some(waited) = waited {
             let counters = &mut self.pools[pool].stats;
