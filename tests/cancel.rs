@@ -3,7 +3,7 @@
 use pgring_tests::command::{at_most_minutes, say, until};
 use pgring_tests::crowd::{Bell, among};
 use pgring_tests::dice::{Dice, amount, seed};
-use pgring_tests::message::{Message, cancel, query};
+use pgring_tests::message::{Message, V3_2, cancel, query, startup};
 use pgring_tests::pgring::{Pgring, Settings};
 use pgring_tests::postgres::Postgres;
 use pgring_tests::wire::{PATIENCE, Polled, Wire};
@@ -114,6 +114,24 @@ fn wait_for_sleepers(node: &Postgres, count: usize) {
 }
 
 #[test]
+fn long_keys_of_the_newer_protocol_cancel_as_well() {
+    at_most_minutes(2);
+    let node = Postgres::start();
+    let pgring = Settings::new(&node).set("workers", 2).start();
+    for _ in 0..4 {
+        let mut wire = Wire::connect(pgring.address());
+        wire.send(&startup(V3_2, &[("user", "app"), ("database", "app")]));
+        wire.until_ready(1);
+        assert!(wire.key.len() > 4, "a key of {} bytes", wire.key.len());
+        wire.send(&query("SELECT pg_sleep(60)"));
+        wait_for_sleepers(&node, 1);
+        send_cancel(&pgring, (wire.pid, &wire.key[..4]));
+        send_cancel(&pgring, (wire.pid, &wire.key));
+        assert_eq!(error_of(&wire.until_ready(1)), "57014");
+    }
+}
+
+#[test]
 fn a_cancel_ends_the_wait_in_the_queue() {
     at_most_minutes(2);
     let node = Postgres::start();
@@ -155,10 +173,16 @@ fn a_cancel_with_a_wrong_key_does_nothing() {
     wire.send(&query("SELECT 'kept' FROM pg_sleep(1)"));
     wait_for_sleepers(&node, 1);
     let (pid, key) = (wire.pid, wire.key.clone());
+    assert!(
+        i32::try_from(pid).is_ok_and(|pid| pid > 0),
+        "some drivers cancel nothing of pid {pid}"
+    );
     let mut wrong = key.clone();
     wrong[0] ^= 1;
     let long = [key.clone(), vec![0; 300]].concat();
-    for (pid, key) in [(pid, &wrong), (pid ^ 1, &key), (pid, &vec![]), (pid, &long), (0, &key)] {
+    for (pid, key) in
+        [(pid, &wrong), (pid ^ 1, &key), (pid, &vec![]), (pid, &long), (pid + 1, &key)]
+    {
         send_cancel(&pgring, (pid, key));
         wire.patience(Duration::from_millis(80));
         let answer = wire.poll();

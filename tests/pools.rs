@@ -59,9 +59,8 @@ fn the_reserve_helps_who_has_waited_long_enough() {
     let node = Postgres::start();
     let settings = Settings::new(&node).set("pool.size", 1).set("pool.reserve_size", 1);
     let pgring = settings.set("pool.reserve_timeout", "400ms").start();
-    let mut holder = Wire::login(pgring.address(), "app");
+    let [mut holder, mut second] = [(); 2].map(|()| Wire::login(pgring.address(), "app"));
     holder.query("BEGIN");
-    let mut second = Wire::login(pgring.address(), "app");
     let start = Instant::now();
     assert_eq!(second.value("SELECT 'from the reserve'"), "from the reserve");
     let waited = start.elapsed();
@@ -226,8 +225,7 @@ fn statement_mode_refuses_transactions_of_several_statements() {
 fn unix_sockets_serve_on_both_sides() {
     at_most_minutes(2);
     let node = Postgres::start();
-    let folder = std::env::temp_dir().join(format!("pgring-socket-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).expect("a folder for the socket");
+    let folder = node.home().to_owned();
     let directory = format!("{}:{}", node.home().display(), node.port());
     let settings = Settings::new(&node).node(&directory);
     let pgring = settings.set("unix_socket_dir", folder.to_str().expect("a path")).start();
@@ -237,8 +235,6 @@ fn unix_sockets_serve_on_both_sides() {
     psql.args(["-c", "SELECT inet_client_addr() IS NULL"]);
     let said = run(&mut psql, LIMIT).expect_success("psql by a Unix socket");
     assert_eq!(said.trim(), "t", "the server side is a Unix socket too");
-    drop(pgring);
-    drop(std::fs::remove_dir_all(&folder));
 }
 
 #[test]

@@ -260,6 +260,7 @@ impl Control {
             | Mail::Order { .. }
             | Mail::Cancel { .. }
             | Mail::Cancelled { .. }
+            | Mail::Base { .. }
             | Mail::Parcel(_) => tracing::error!("a letter for lanes came to the control thread"),
         }
     }

@@ -4,7 +4,7 @@ use crate::driver::Phase;
 use crate::link::{End, LinkId, MS, US};
 use crate::world::{Happening, World};
 use pgring_logic::action::CloseMode;
-use pgring_logic::id::ConnId;
+use pgring_logic::id::{ConnId, Core};
 use pgring_logic::mail::{Event, Mail};
 use pgring_logic::parcel::Parcel;
 
@@ -47,8 +47,16 @@ impl World {
     /// The socket is closed; the lane hears of it when the kernel has let go.
     pub(crate) fn gone(&mut self, core: usize, conn: ConnId, abrupt: bool) {
         let Some(found) = self.lanes[core].conns.get_mut(&conn) else { return };
-        found.phase = Phase::Gone;
+        let phase = std::mem::replace(&mut found.phase, Phase::Gone);
         let link = found.link;
+        if let Phase::Leaving(_, mail) = phase
+            && let Mail::Parcel(parcel) = *mail
+        {
+            // As the real driver: a server that does not arrive frees its permit.
+            let from = Core(u16::try_from(core).expect("few lanes"));
+            let mail = Mail::Returned { pool: parcel.pool, core: from, count: 1 };
+            self.post(core, usize::MAX, Happening::Control(Box::new(mail)));
+        }
         if let Some(link) = self.links.get_mut(&link) {
             link.near = None;
         }

@@ -46,7 +46,7 @@ impl World {
     /// The pool size has changed; servers above it may go on for a while.
     pub(crate) fn oracle_resized(&mut self, size: usize) {
         for (_, until) in &mut self.oracle.sizes {
-            *until = (*until).min(self.now + SEC);
+            *until = (*until).min(self.now + 20 * SEC);
         }
         self.oracle.sizes.push((size + self.plan.reserve, Time::MAX));
     }
@@ -141,6 +141,7 @@ impl World {
             self.violate(format!("only {} lanes report", reports.len()));
         }
         let mut reported: BTreeMap<(String, String), usize> = BTreeMap::new();
+        let mut books = BTreeMap::new();
         for report in &reports {
             if report.violations > 0 && !self.plan.lies {
                 let text =
@@ -156,9 +157,10 @@ impl World {
                 }
                 let pool = (server.pool.database.to_string(), server.pool.user.to_string());
                 *reported.entry(pool).or_insert(0) += 1;
+                books.insert(server.pid, server.prepared_statements as usize);
             }
         }
-        self.check_sessions();
+        self.check_sessions(&books);
         let open = self.open_servers();
         if open != reported {
             self.violate(format!("open at nodes: {open:?}, in reports: {reported:?}"));
@@ -175,7 +177,7 @@ impl World {
     }
 
     /// What is left on servers must not disturb whoever comes next.
-    fn check_sessions(&mut self) {
+    fn check_sessions(&mut self, books: &BTreeMap<u32, usize>) {
         let mut wrong = Vec::new();
         for backend in self.nodes.iter().flat_map(|node| node.backends.values()) {
             let Some(session) = &backend.session else { continue };
@@ -187,9 +189,12 @@ impl World {
                     backend.pid, session.tx, session.pins
                 ));
             }
-            // What one flight may add before there is an occasion to drop others.
-            if movable && named > self.plan.statements + 12 {
-                wrong.push(format!("pid {} is left {named} prepared statements", backend.pid));
+            let known = books.get(&backend.pid).copied().unwrap_or(0);
+            if movable && (named != known || named > self.plan.statements) {
+                let (pid, most) = (backend.pid, self.plan.statements);
+                wrong.push(format!(
+                    "pid {pid} has {named} prepared statements, {known} by the books, {most} allowed"
+                ));
             }
         }
         for wrong in wrong {

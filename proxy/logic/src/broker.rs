@@ -107,6 +107,7 @@ impl Broker {
             | Mail::Done { .. }
             | Mail::Cancel { .. }
             | Mail::Cancelled { .. }
+            | Mail::Base { .. }
             | Mail::Parcel(_) => {}
         }
     }
@@ -212,13 +213,24 @@ impl Broker {
         if permits == 0 || lost || now < budget.top_up_at || budget.need() > 0 {
             return;
         }
-        let Some(core) = budget.poorest() else { return };
         budget.top_ups_lost += u32::from(budget.total == 0);
         budget.top_up_at = now + settings.server_login_retry.max(TOP_UP_PAUSE);
-        for _ in 0..permits {
-            budget.grant(core);
+        let mut left = permits;
+        for index in 0..self.cores {
+            // Each lane keeps its part of them open, so each must have its part.
+            let part = settings.size_min / self.cores
+                + usize::from(index < settings.size_min % self.cores);
+            let core = Core(u16::try_from(index).unwrap_or(u16::MAX));
+            let given = count(part).saturating_sub(budget.held(core)).min(left);
+            if given == 0 {
+                continue;
+            }
+            left -= given;
+            for _ in 0..given {
+                budget.grant(core);
+            }
+            out.push((core, Mail::Permit { pool: key.clone(), count: given }));
         }
-        out.push((core, Mail::Permit { pool: key.clone(), count: permits }));
     }
 }
 
@@ -352,14 +364,17 @@ mod tests {
         let mut broker = Broker::new(config("min_size = 2"), CORES.into());
         assert!(tick(&mut broker, 0).is_empty());
         tell(&mut broker, 0, &wants(3, "a", 1, 0));
-        assert_eq!(tick(&mut broker, 200), ["3: 1 for a"]);
+        assert_eq!(tick(&mut broker, 200), ["0: 1 for a"], "each lane keeps its part");
+        tell(&mut broker, 1000, &returns(3, "a", 1));
         for attempt in 1..6 {
-            tell(&mut broker, attempt * 2000, &returns(3, "a", 2));
+            tell(&mut broker, attempt * 2000, &returns(0, "a", 1));
+            tell(&mut broker, attempt * 2000, &returns(1, "a", u32::from(attempt > 1)));
             let letters = tick(&mut broker, attempt * 2000 + 1000);
-            assert_eq!(letters, ["3: 2 for a"], "{attempt}");
+            assert_eq!(letters, ["0: 1 for a", "1: 1 for a"], "{attempt}");
         }
         // Nobody has come for so long, or the node lets nobody in: it is given up.
-        tell(&mut broker, 13_000, &returns(3, "a", 2));
+        tell(&mut broker, 13_000, &returns(0, "a", 1));
+        tell(&mut broker, 13_000, &returns(1, "a", 1));
         assert!(tick(&mut broker, 15_000).is_empty());
         assert_eq!(broker.pools().count(), 0);
     }

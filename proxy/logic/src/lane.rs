@@ -178,6 +178,9 @@ impl Lane {
 
     fn ended(&mut self, now: Instant, conn: ConnId, reason: &str, actions: &mut Out) {
         match conn.side() {
+            Side::Client if self.clients.get(conn).is_some_and(|client| client.goodbye) => {
+                self.client_parted(now, conn, CloseMode::Now, actions);
+            }
             Side::Client => self.client_left(now, conn, CloseMode::Now, actions),
             Side::Server => self.server_lost(now, conn, reason, actions),
         }

@@ -148,6 +148,8 @@ impl Ledger {
                 if self.skipping {
                     return false;
                 }
+                // It commits what came before it without a Sync.
+                self.unsynced = false;
             }
             Expect::Parse
             | Expect::Bind

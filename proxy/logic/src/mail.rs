@@ -223,6 +223,13 @@ pub enum Mail {
         /// The connection it came in on.
         conn: ConnId,
     },
+    /// What servers of a pool report after login: clients can be greeted with it.
+    Base {
+        /// Of which pool.
+        pool: PoolKey,
+        /// Name and value of each.
+        reported: Arc<std::collections::BTreeMap<String, String>>,
+    },
     /// A server connection, on its way with its descriptor (from
     /// [`Surrender`](crate::action::Action::Surrender)).
     Parcel(Box<Parcel>),

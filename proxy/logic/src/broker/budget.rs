@@ -101,9 +101,9 @@ impl Budget {
         self.total += 1;
     }
 
-    /// The core that holds least, of those that ever asked.
-    pub(super) fn poorest(&self) -> Option<Core> {
-        self.shares.iter().min_by_key(|(_, share)| share.held).map(|(&core, _)| core)
+    /// What a core holds.
+    pub(super) fn held(&self, core: Core) -> u32 {
+        self.shares.get(&core).map_or(0, |share| u32::try_from(share.held).unwrap_or(0))
     }
 
     /// How many more could be used over all cores.

@@ -130,7 +130,7 @@ impl Lane {
                 let whose = answer.entry;
                 let cured = match head.tag {
                     b'E' => self.is_curable(id, body, whose),
-                    b'Z' => self.is_failed_flight(id),
+                    b'Z' => self.is_failed_flight(id) || self.is_refused(id, body),
                     _ => false,
                 };
                 let forward = !cured && self.is_clients(id, head, whose, &skipped);
@@ -195,6 +195,13 @@ impl Lane {
         }
     }
 
+    /// Whether a `ReadyForQuery` says that a transaction is open where there may be none: the
+    /// client hears an error in its place.
+    fn is_refused(&self, id: ConnId, body: &[u8]) -> bool {
+        let pool = self.server_ref(id).filter(|far| far.client.is_some()).map(|far| far.pool);
+        body != b"I" && pool.is_some_and(|pool| self.is_statement_mode(pool))
+    }
+
     /// Looks at the messages that mean something to pgring.
     fn look(
         &mut self,
@@ -208,6 +215,9 @@ impl Lane {
         match tag {
             b'S' if self.reported(id, body).is_none() => {
                 return self.violated(now, id, "malformed ParameterStatus", body, actions);
+            }
+            b'G' if self.server_ref(id).is_some_and(|far| far.client.is_none()) => {
+                self.fail_copy(id, actions);
             }
             b'E' => self.erred(id, body, whose),
             b'C' => self.completed(id, body, whose),
@@ -321,9 +331,13 @@ impl Lane {
     pub(super) fn tell(&mut self, server: ConnId, actions: &mut Out) {
         let Some(far) = self.server_mut(server) else { return };
         // Never into the middle of an answer.
-        let Some(client) = far.client.filter(|_| far.left == 0) else { return };
+        if far.left > 0 {
+            return;
+        }
+        let client = far.client;
         let mut told = Vec::new();
         while let Some(entry) = far.ledger.tell() {
+            let Some(client) = client else { continue };
             told.push(entry);
             match entry.expect {
                 Expect::Parse => actions.write(client, write::parse_complete),

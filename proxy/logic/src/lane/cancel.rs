@@ -57,8 +57,7 @@ impl Lane {
         for (id, client) in self.clients.iter() {
             let greeted = matches!(client.phase, Phase::Ready);
             if client.key.0 == pid && greeted {
-                let minor = client.login.as_ref().map_or(0, |login| login.minor);
-                if fits(client.secret(minor)) {
+                if fits(client.secret(client.minor)) {
                     found = Some(id);
                 }
             }

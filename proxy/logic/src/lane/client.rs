@@ -112,6 +112,10 @@ pub(super) struct Client {
     pub(super) pool: Option<usize>,
     pub(super) key: (u32, [u8; 32]),
     pub(super) login: Option<Box<Login>>,
+    /// Of the protocol, once it is greeted.
+    pub(super) minor: u16,
+    /// It has said goodbye behind a statement that is still running.
+    pub(super) goodbye: bool,
     /// It was counted by the control thread.
     pub(super) entered: bool,
     /// `clients_max` was reached when it came.
@@ -166,6 +170,8 @@ impl Client {
             pool: None,
             key: (0, [0; 32]),
             login: None,
+            minor: 0,
+            goodbye: false,
             entered: false,
             refused: false,
             server: None,

@@ -6,6 +6,7 @@
 use crate::action::{Action, CloseMode, Progress, Want};
 use crate::id::ConnId;
 use crate::lane::client::Phase;
+use crate::lane::welcome::key_pid;
 use crate::lane::{Lane, Out, all, later, more};
 use crate::mail::{AnswerShape, Mail, Peer};
 use crate::time::Instant;
@@ -56,10 +57,9 @@ impl Lane {
             );
             return self.fatal(now, id, &text, actions);
         }
-        let core = u32::from(self.core.0) & 0x7f;
-        client.key = (core << 24 | id.slot() & 0x00ff_ffff, secret);
+        client.key = (key_pid(self.core, id), secret);
         client.phase = Phase::Console(Box::default());
-        let minor = client.login.as_ref().map_or(0, |login| login.minor);
+        let minor = client.login.take().map_or(0, |login| login.minor);
         actions.write(id, |out| {
             for (name, value) in PARAMETERS {
                 write::parameter_status(out, name, value);

@@ -5,6 +5,7 @@ use crate::id::{ConnId, Side};
 use crate::lane::client::{Client, Phase};
 use crate::lane::pool::PATIENCE;
 use crate::lane::server::{Far, Phase as ServerPhase};
+use crate::lane::traffic::hint_for;
 use crate::lane::{Lane, Out};
 use crate::time::{Duration, Instant};
 use crate::timers::{Owner, Timers};
@@ -49,7 +50,8 @@ impl Lane {
     fn look_around(&mut self, now: Instant, actions: &mut Out) {
         for pool in 0..self.pools.len() {
             let rank = &self.pools[pool];
-            let (idle_max, floor) = (rank.settings.server_idle_timeout, rank.settings.size_min);
+            let (idle_max, floor) = (rank.settings.server_idle_timeout, self.share(rank.settings.size_min));
+            let rank = &self.pools[pool];
             let mut spare = (rank.held as usize).saturating_sub(floor);
             for server in rank.idle.clone() {
                 let Some(far) = self.server_ref(server) else { continue };
@@ -64,6 +66,13 @@ impl Lane {
         if !self.clients.is_empty() || !self.servers.is_empty() {
             self.start_ticking(now);
         }
+    }
+
+    /// This lane's part of a number of servers.
+    pub(super) fn share(&self, servers: usize) -> usize {
+        let lanes = self.config.workers.max(1);
+        let extra = usize::from(usize::from(self.core.0) < servers % lanes);
+        servers / lanes + extra
     }
 
     /// When the pool is to be looked at, if somebody waits.
@@ -182,9 +191,10 @@ impl Lane {
                 (sqlstate::IDLE_SESSION_TIMEOUT, "terminating connection due to client_idle_timeout")
             }
         };
-        let silent = matches!(client.phase, Phase::Cancelling);
+        let silent = matches!(client.phase, Phase::Cancelling) || self.is_torn(id);
         if !silent {
-            Self::say(id, &ErrorText::fatal(code, message), actions);
+            let text = ErrorText::fatal(code, message);
+            Self::say(id, &ErrorText { hint: hint_for(code), ..text }, actions);
         }
         self.client_left(now, id, CloseMode::Flush, actions);
     }

@@ -2,7 +2,7 @@
 
 use crate::action::{Action, Address, CloseMode, Level, Progress, Want};
 use crate::auth_server::{Credentials, ServerAuth, Step};
-use crate::id::{ConnId, Secret};
+use crate::id::{ConnId, Core, PoolKey, Secret};
 use crate::lane::client::Phase as ClientPhase;
 use crate::lane::server::{Far, Phase, Server, ServerError};
 use crate::lane::{Lane, Out, all, more};
@@ -336,12 +336,24 @@ impl Lane {
         rank.retry_at = None;
         rank.last_error = None;
         rank.stats.connect_times.observe(now.since(opened));
+        let key = rank.key.clone();
         if rank.base.is_none() {
-            rank.base = Some(reported);
+            rank.base = Some(Arc::clone(&reported));
+            self.share_base(&key, &reported, actions);
         }
+        let rank = &self.pools[pool];
         let cluster = rank.database.cluster.name.clone();
         self.primaries.insert(cluster, node_index);
         self.free(now, id, actions);
+    }
+
+    /// The other lanes may greet clients of the pool too, before they have servers of their own.
+    fn share_base(&self, pool: &PoolKey, reported: &Arc<Parameters>, actions: &mut Out) {
+        let lanes = u16::try_from(self.config.workers).unwrap_or(u16::MAX);
+        for to in (0..lanes).map(Core).filter(|core| *core != self.core) {
+            let mail = Mail::Base { pool: pool.clone(), reported: Arc::clone(reported) };
+            actions.push(Action::Post { to, mail: Box::new(mail) });
+        }
     }
 
     /// A replication client's server is ready: from now on both talk without us.

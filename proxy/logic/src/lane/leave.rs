@@ -4,7 +4,7 @@ use crate::action::{Action, CloseMode};
 use crate::hints::Hints;
 use crate::id::ConnId;
 use crate::lane::client::{Fate, Phase as ClientPhase};
-use crate::lane::server::{Far, Phase, ServerError};
+use crate::lane::server::{Far, Phase, Server, ServerError};
 use crate::lane::{Lane, Out};
 use crate::mail::Mail;
 use crate::time::Instant;
@@ -160,6 +160,7 @@ impl Lane {
         let opening = far.is_opening();
         let client = far.client.take();
         let (running, dying, counted) = (far.ledger.is_waiting(), far.dying, far.counted);
+        let torn = tears(far);
         let error = far.error.take();
         let failure = opening.then(|| match &error {
             Some(error) => (**error).clone(),
@@ -178,10 +179,16 @@ impl Lane {
             );
             return self.refuse_welcome(now, client, &error.code, &error.message, actions);
         }
-        if !dying {
+        if !dying && !torn {
             Self::say_lost(client, reason, running, actions);
         }
         self.client_left(now, client, CloseMode::Flush, actions);
+    }
+
+    /// Whether a client has part of an answer: what is said now it would take for the rest.
+    pub(super) fn is_torn(&self, id: ConnId) -> bool {
+        let server = self.clients.get(id).and_then(|client| client.server);
+        server.and_then(|server| self.server_ref(server)).is_some_and(tears)
     }
 
     /// A statement that was sent may have been carried out: nobody can know, and that is what
@@ -200,4 +207,9 @@ impl Lane {
         };
         Self::say(client, &text.with_detail(&detail), actions);
     }
+}
+
+/// Whether a server has given part of an answer to its client, or nobody knows.
+fn tears(far: &Server) -> bool {
+    far.left > 0 && far.forward || matches!(far.phase, Phase::Raw)
 }

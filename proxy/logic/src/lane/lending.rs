@@ -5,7 +5,7 @@
 //! hungry; a lane with a server to spare sends it straight to the hungry one.
 
 use crate::action::Action;
-use crate::id::ConnId;
+use crate::id::{ConnId, Side};
 use crate::lane::pool::{Hungry, PATIENCE, QUANTUM};
 use crate::lane::server::{Far, Phase, Server};
 use crate::lane::{Lane, Out};
@@ -202,7 +202,8 @@ impl Lane {
             startup: self.states.intern(parcel.startup),
             statements,
             parsing: Vec::new(),
-            unnamed: None,
+            // Whatever its last client left there.
+            unnamed: Some((ConnId::new(Side::Server, 0, 0), 0)),
             cancels: 0,
             inspected: None,
             dirty: false,

@@ -95,7 +95,9 @@ impl Lane {
         text: &ErrorText<'_>,
         actions: &mut Out,
     ) {
-        Self::say(id, text, actions);
+        if !self.is_torn(id) {
+            Self::say(id, text, actions);
+        }
         self.client_left(now, id, CloseMode::Flush, actions);
     }
 

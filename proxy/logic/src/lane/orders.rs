@@ -53,6 +53,7 @@ impl Lane {
             Mail::Order { number, order } => self.order(now, number, order, actions),
             Mail::Cancel { pid, secret, from } => self.cancel(now, pid, &secret, from, actions),
             Mail::Cancelled { conn } => self.cancelled(now, conn, actions),
+            Mail::Base { pool, reported } => self.hear_base(now, &pool, reported, actions),
             Mail::Parcel(parcel) => {
                 // Parcels come with a descriptor, through `adopt`.
                 self.give_back_key(&parcel.pool, actions);

@@ -31,6 +31,10 @@ impl Lane {
             return;
         }
         let (status, pool) = (far.status, far.pool);
+        let parting = far.client.filter(|id| self.clients.get(*id).is_some_and(|c| c.goodbye));
+        if let Some(id) = parting {
+            return self.client_parted(now, id, CloseMode::Flush, actions);
+        }
         if let Some(far) = self.server_mut(server) {
             far.statements.settle();
         }
@@ -282,13 +286,12 @@ impl Lane {
             return self.close_server(now, server, actions);
         }
         let Some(far) = self.server_mut(server) else { return };
-        if far.ledger.is_copying_in() {
-            far.ledger.push(Expect::CopyEnd, Origin::Own, 0);
-            actions.write(server, |out| {
-                write::copy_fail(out, "the client has left");
-            });
-        }
+        let copying = far.ledger.is_copying_in();
         far.ledger.disown();
+        if copying {
+            self.fail_copy(server, actions);
+        }
+        let Some(far) = self.server_mut(server) else { return };
         if far.ledger.is_unsynced() || far.ledger.is_skipping() {
             far.ledger.push(Expect::Sync, Origin::Own, 0);
             actions.write(server, write::sync);
@@ -306,13 +309,25 @@ impl Lane {
         self.settle_abandoned(now, server, actions);
     }
 
+    /// Ends the COPY of a client that has left.
+    pub(super) fn fail_copy(&mut self, server: ConnId, actions: &mut Out) {
+        let Some(far) = self.server_mut(server) else { return };
+        let extended = far.ledger.head().is_some_and(|entry| entry.expect == Expect::Execute);
+        far.ledger.push(Expect::CopyEnd, Origin::Own, 0);
+        actions.write(server, |out| write::copy_fail(out, "the client has left"));
+        if extended {
+            // Syncs sent before were swallowed by the COPY.
+            far.ledger.push(Expect::Sync, Origin::Own, 0);
+            actions.write(server, write::sync);
+        }
+    }
+
     /// A client of a database that is no more.
     pub(super) fn evict_client(&mut self, now: Instant, id: ConnId, actions: &mut Out) {
         let text = ErrorText::fatal(
             sqlstate::ADMIN_SHUTDOWN,
             "the database has been removed from the configuration",
         );
-        Self::say(id, &text, actions);
-        self.client_left(now, id, CloseMode::Flush, actions);
+        self.fatal(now, id, &text, actions);
     }
 }

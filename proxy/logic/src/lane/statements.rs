@@ -61,8 +61,12 @@ impl Lane {
             self.count_parse(id);
             if looks || self.watches(id) {
                 // What is not read may do anything, and cannot be parsed again elsewhere.
+                if message.shown[Header::SIZE..].starts_with(PREFIX) {
+                    return self.malformed(now, id, message.head.tag, actions);
+                }
                 self.note_text(id, None);
                 self.pin_unknown(id);
+                self.own_unnamed(id);
             }
             return self.expected(id, message, Expect::Parse, actions);
         }
@@ -328,9 +332,18 @@ impl Lane {
     /// Makes sure that the unnamed statement of the server is this client's.
     fn ensure_unnamed(&mut self, id: ConnId, server: ConnId, actions: &mut Out) -> Option<Vec<u8>> {
         let client = self.clients.get(id)?;
-        let mine = client.unnamed.as_ref().filter(|unnamed| !unnamed.body.is_empty());
-        let wanted = mine.map(|unnamed| (id, unnamed.sequence));
+        let last = client.unnamed.as_ref();
         let far = self.servers.get_mut(server)?.server_mut()?;
+        if far.unnamed.is_some() && far.unnamed == last.map(|unnamed| (id, unnamed.sequence)) {
+            let hints = last.map_or(Hints::NONE, |unnamed| unnamed.hints);
+            if !hints.is_empty() {
+                let text = last.map(|last| super::lending::text_of(&last.body).to_vec());
+                self.note_hints(id, hints, text.as_deref().filter(|text| !text.is_empty()));
+            }
+            return None;
+        }
+        let mine = last.filter(|unnamed| !unnamed.body.is_empty());
+        let wanted = mine.map(|unnamed| (id, unnamed.sequence));
         let Some(wanted) = wanted else {
             // The client has none. If the server has one it is another's: a name that nobody
             // has lets the server say that there is none.
@@ -338,19 +351,29 @@ impl Lane {
         };
         let unnamed = mine?;
         let hints = unnamed.hints;
-        if far.unnamed != Some(wanted) {
-            let body = &unnamed.body;
-            let mut sent = Ok(());
-            actions.write(server, |out| sent = write::parse(out, b"", body));
-            assert!(sent.is_ok(), "a statement that is kept is far below the largest message");
-            far.unnamed = Some(wanted);
-            far.ledger.push(Expect::Parse, Origin::Own, purpose::PARSE);
-        }
+        let body = &unnamed.body;
+        let mut sent = Ok(());
+        actions.write(server, |out| sent = write::parse(out, b"", body));
+        assert!(sent.is_ok(), "a statement that is kept is far below the largest message");
+        far.unnamed = Some(wanted);
+        far.ledger.push(Expect::Parse, Origin::Own, purpose::PARSE);
         let text = (!hints.is_empty()).then(|| super::lending::text_of(&unnamed.body).to_vec());
         if let Some(text) = text {
             self.note_hints(id, hints, Some(&text));
         }
         None
+    }
+
+    /// The unnamed statement of the server is this client's, with a text that is not kept.
+    fn own_unnamed(&mut self, id: ConnId) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let unnamed = client.unnamed.get_or_insert_default();
+        unnamed.body.clear();
+        unnamed.sequence += 1;
+        let (sequence, server) = (unnamed.sequence, client.server);
+        if let Some(far) = server.and_then(|server| self.server_mut(server)) {
+            far.unnamed = Some((id, sequence));
+        }
     }
 
     /// A simple Query drops the unnamed statement, here as there.

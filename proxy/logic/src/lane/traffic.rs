@@ -47,6 +47,19 @@ impl<'a> Message<'a> {
     }
 }
 
+/// What can be done about a refusal of pgring's own.
+pub(super) fn hint_for(code: &str) -> Option<&'static str> {
+    match code {
+        sqlstate::TOO_MANY_CONNECTIONS => {
+            Some("Raise pool.size, or make transactions shorter; SHOW POOLS says who waits.")
+        }
+        sqlstate::CANNOT_CONNECT_NOW => {
+            Some("See last_error in SHOW POOLS and the log for why no server can be opened.")
+        }
+        _ => None,
+    }
+}
+
 impl Lane {
     /// Bytes of a client.
     pub(super) fn receive_client(
@@ -86,6 +99,9 @@ impl Lane {
         let mut at = 0;
         while at < bytes.len() {
             let Some(client) = self.clients.get_mut(id) else { return all(bytes) };
+            if client.goodbye {
+                return all(bytes);
+            }
             if client.left > 0 {
                 let len = client.left.min(bytes.len() - at);
                 client.left -= len;
@@ -360,7 +376,8 @@ impl Lane {
     ) {
         let Some(client) = self.clients.get_mut(id) else { return };
         client.failing = Failing::First;
-        Self::say(id, &ErrorText::error(code, message), actions);
+        let text = ErrorText::error(code, message);
+        Self::say(id, &ErrorText { hint: hint_for(code), ..text }, actions);
     }
 
     /// A message of a statement that has failed: a Query is answered by `ReadyForQuery`, an
@@ -377,8 +394,14 @@ impl Lane {
         self.skip(id, message)
     }
 
-    /// A client says goodbye.
+    /// A client says goodbye: what it asked for before is answered first.
     fn terminate(&mut self, now: Instant, id: ConnId, actions: &mut Out) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        client.goodbye = true;
+        let server = client.server.and_then(|server| self.server_ref(server));
+        if server.is_some_and(|far| far.ledger.is_waiting()) {
+            return;
+        }
         self.client_parted(now, id, CloseMode::Flush, actions);
     }
 

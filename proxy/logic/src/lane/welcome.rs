@@ -7,10 +7,11 @@
 //! login, as it does without a pooler.
 
 use crate::action::Action;
-use crate::id::ConnId;
+use crate::id::{ConnId, Core, PoolKey};
 use crate::lane::client::Phase;
 use crate::lane::pool::VERIFIED_MAX;
 use crate::lane::server::purpose;
+use crate::lane::traffic::hint_for;
 use crate::lane::{Lane, Out};
 use crate::state::{Parameters, of_startup};
 use crate::time::Instant;
@@ -71,6 +72,35 @@ impl Lane {
         client.state = wanted;
         self.greet(now, id, &base, &overlay, actions);
         true
+    }
+
+    /// Another lane knows what servers of a pool report: those who wait only for that come in.
+    pub(super) fn hear_base(
+        &mut self,
+        now: Instant,
+        key: &PoolKey,
+        reported: Arc<Parameters>,
+        actions: &mut Out,
+    ) {
+        let Some(database) = self.config.database(&key.database).cloned() else { return };
+        let pool = self.pool_by_key(key, &database);
+        if self.is_session_mode(pool) || self.pools[pool].base.is_some() {
+            return;
+        }
+        self.pools[pool].base = Some(reported);
+        let waiting: Vec<(ConnId, u64)> = self.pools[pool].queued().collect();
+        for (id, ticket) in waiting {
+            let Some(client) = self.clients.get(id) else { continue };
+            let waits = client.wait.is_some_and(|wait| wait.ticket == ticket);
+            let welcomed = waits && matches!(client.phase, Phase::Welcoming);
+            if welcomed && self.greet_from_memory(now, id, pool, actions) {
+                if let Some(client) = self.clients.get_mut(id) {
+                    client.wait = None;
+                }
+                self.pools[pool].unqueue();
+            }
+        }
+        self.ask(now, pool, actions);
     }
 
     /// A client that waits for its greeting has got a server.
@@ -144,13 +174,14 @@ impl Lane {
         actions: &mut Out,
     ) {
         let secret = self.dice.bytes();
-        let core = u32::from(self.core.0) & 0x7f;
+        let core = self.core;
         let Some(client) = self.clients.get_mut(id) else { return };
         client.key.1 = secret;
         if client.key.0 == 0 {
-            client.key.0 = core << 24 | id.slot() & 0x00ff_ffff;
+            client.key.0 = key_pid(core, id);
         }
-        let minor = client.login.as_ref().map_or(0, |login| login.minor);
+        client.minor = client.login.take().map_or(0, |login| login.minor);
+        let minor = client.minor;
         let name = client.startup.get("application_name").map(|name| printable(name));
         actions.write(id, |out| {
             for (key, value) in base {
@@ -193,8 +224,15 @@ impl Lane {
         actions: &mut Out,
     ) {
         let code = if code.is_empty() { sqlstate::CONNECTION_FAILURE } else { code };
-        self.fatal(now, id, &ErrorText::fatal(code, message), actions);
+        let text = ErrorText::fatal(code, message);
+        self.fatal(now, id, &ErrorText { hint: hint_for(code), ..text }, actions);
     }
+}
+
+/// The process id a client is told: it names the core and the client. Never zero, and positive
+/// as a signed number: some drivers cancel nothing otherwise.
+pub(super) fn key_pid(core: Core, id: ConnId) -> u32 {
+    (u32::from(core.0) % 0x7f + 1) << 24 | id.slot() & 0x00ff_ffff
 }
 
 /// The startup parameters a session-mode server is opened with.
