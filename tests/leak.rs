@@ -5,9 +5,10 @@ use pgring_tests::command::{at_most_minutes, say};
 use pgring_tests::dice::{Dice, amount, seed};
 use pgring_tests::message::{cancel, query};
 use pgring_tests::pgring::{Pgring, Settings};
-use pgring_tests::player::{Player, TABLES, exchange};
+use pgring_tests::player::{Batch, Player, TABLES, exchange};
 use pgring_tests::postgres::Postgres;
 use pgring_tests::wire::{Polled, Wire};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -24,14 +25,13 @@ const SHAPES: [(usize, usize, usize); 8] = [
     (8, 4, 1024),
 ];
 
-const CLIENTS: usize = 12;
-
 #[test]
 fn no_client_ever_sees_the_answer_of_another() {
     let total = amount("PGRING_EXCHANGES", 200_000);
     at_most_minutes(10 + u64::try_from(total / 100_000).expect("a number"));
     let seed = seed();
     say(&format!("PGRING_SEED={seed}"));
+    let clients = amount("PGRING_CLIENTS", 12);
     let node = Postgres::start();
     node.psql(TABLES);
     for (number, (size, workers, buffers)) in SHAPES.into_iter().enumerate() {
@@ -43,7 +43,7 @@ fn no_client_ever_sees_the_answer_of_another() {
         let done = AtomicUsize::new(0);
         let goal = total / SHAPES.len();
         thread::scope(|scope| {
-            for client in 0..CLIENTS {
+            for client in 0..clients {
                 let (pgring, done, shape) = (&pgring, &done, &shape);
                 let dice = Dice::new(seed ^ (number * 1_000 + client) as u64);
                 let work = move || play(pgring, Player::new(client, dice), done, (goal, shape));
@@ -56,11 +56,12 @@ fn no_client_ever_sees_the_answer_of_another() {
 
 /// Plays until all players together have made enough exchanges.
 fn play(pgring: &Pgring, mut player: Player, done: &AtomicUsize, (goal, shape): (usize, &str)) {
-    let mut said = Said(shape, true);
+    let mut story = Story { shape, batches: VecDeque::new(), open: true };
     let mut wire = Wire::login(pgring.address(), "app");
     while done.load(Ordering::Relaxed) < goal {
         let batch = player.batch();
         done.fetch_add(batch.exchanges, Ordering::Relaxed);
+        story.tell(&batch);
         match player.dice().below(60) {
             0 => {
                 let cut = player.dice().below(batch.bytes.len());
@@ -79,7 +80,7 @@ fn play(pgring: &Pgring, mut player: Player, done: &AtomicUsize, (goal, shape): 
             _ => exchange(&mut wire, &batch),
         }
     }
-    said.1 = false;
+    story.open = false;
 }
 
 fn renew(pgring: &Pgring, wire: &mut Wire, player: &mut Player) {
@@ -109,13 +110,28 @@ fn cancel_own(pgring: &Pgring, wire: &mut Wire, player: &mut Player) {
     }
 }
 
-/// Says in which game a player has panicked.
-struct Said<'a>(&'a str, bool);
+/// What a player has sent last: told if it panics.
+struct Story<'a> {
+    shape: &'a str,
+    batches: VecDeque<String>,
+    open: bool,
+}
 
-impl Drop for Said<'_> {
+impl Story<'_> {
+    fn tell(&mut self, batch: &Batch) {
+        if self.batches.len() == 6 {
+            self.batches.pop_front();
+        }
+        let text = batch.bytes.escape_ascii().to_string();
+        self.batches.push_back(text.chars().take(2_000).collect());
+    }
+}
+
+impl Drop for Story<'_> {
     fn drop(&mut self) {
-        if self.1 {
-            say(self.0);
+        if self.open {
+            let batches: Vec<_> = self.batches.iter().map(String::as_str).collect();
+            say(&format!("{}; sent at last:\n{}", self.shape, batches.join("\n")));
         }
     }
 }

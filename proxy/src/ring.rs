@@ -23,7 +23,7 @@ pub mod socket;
 pub mod support;
 pub mod token;
 
-use buffers::{Buffers, GROUP, Lease};
+use buffers::{BUFFER_SIZE, Buffers, GROUP, Lease};
 use chunk::Chunk;
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
@@ -118,6 +118,14 @@ impl Ring {
     /// Receives on `fd` until it ends or is cancelled.
     pub fn receive(&mut self, fd: BorrowedFd<'_>, token: Token) {
         self.push(&opcode::RecvMulti::new(Fd(fd.as_raw_fd()), GROUP).build(), token);
+    }
+
+    /// Receives on `fd` once, at most a buffer full.
+    pub fn receive_once(&mut self, fd: BorrowedFd<'_>, token: Token) {
+        let len = u32::try_from(BUFFER_SIZE).unwrap_or(0);
+        let receive = opcode::Recv::new(Fd(fd.as_raw_fd()), std::ptr::null_mut(), len);
+        let entry = receive.buf_group(GROUP).build().flags(squeue::Flags::BUFFER_SELECT);
+        self.push(&entry, token);
     }
 
     /// Accepts on `fd` until it fails or is cancelled.

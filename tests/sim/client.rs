@@ -18,6 +18,8 @@ pub(crate) struct Client {
 
 /// One connection of a client.
 pub(crate) struct Life {
+    /// Where it is: database and user.
+    pub(crate) pool: (String, String),
     /// Unique in the story; part of all its nonces.
     pub(crate) number: u32,
     pub(crate) link: LinkId,
@@ -116,6 +118,9 @@ impl World {
         if dice.chance(10) {
             parameters.push(("TimeZone", "Europe/Berlin"));
         }
+        if dice.chance(10) {
+            parameters.push(("options", "-c work_mem=16MB"));
+        }
         let version = if dice.chance(15) { 196_610 } else { 196_608 };
         let bytes = startup(version, &parameters);
         let asks = dice.chance(10);
@@ -124,8 +129,10 @@ impl World {
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
         let session = Session::new(&owned);
+        let pool = (database.clone(), user.clone());
         let now = self.now;
         self.clients[number].life = Some(Life {
+            pool,
             number: life,
             link,
             phase: if asks { Phase::Asking } else { Phase::Login },

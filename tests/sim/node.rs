@@ -44,6 +44,8 @@ pub(crate) struct Backend {
     /// The next answer becomes this lie.
     pub(crate) lie: Option<Lie>,
     pub(crate) dead: bool,
+    /// Since when it has had nothing to do.
+    pub(crate) rests: Time,
 }
 
 /// How a node lies in the middle of an answer.
@@ -99,6 +101,7 @@ impl World {
             pinner: None,
             lie: None,
             dead: false,
+            rests: 0,
         };
         node.backends.insert(link, backend);
     }
@@ -156,6 +159,7 @@ impl World {
         let now = self.now;
         let Some(backend) = self.nodes[node].backends.get_mut(&link) else { return };
         backend.stepping = false;
+        backend.rests = now;
         if self.links.get(&link).is_none_or(|link| link.silent) {
             return;
         }
@@ -226,7 +230,7 @@ impl World {
         }
         let failed = answers.iter().any(|answer| answer.tag == b'E');
         let ran = std::mem::take(&mut session.ran);
-        let flush = matches!(message.tag, b'Q' | b'S' | b'H' | b'c' | b'f')
+        let flush = matches!(message.tag, b'Q' | b'F' | b'S' | b'H' | b'c' | b'f')
             || failed
             || eager
             || session.copying.is_some()
@@ -350,6 +354,8 @@ impl World {
         self.say(|| format!("node {node}: a cancel for pid {pid}, link {link}"));
         let Some(backend) = self.nodes[node].backends.get_mut(&link) else { return };
         if let Some((message, _)) = backend.busy.take() {
+            let owner = backend.owner;
+            self.oracle_cancelled(owner);
             let fault = Fault("57014", "canceling statement due to user request".to_owned());
             self.node_answers(node, link, &message, Some(fault));
             self.node_wake(node, link, 30 * US);
@@ -363,7 +369,7 @@ impl World {
         if session.before.is_none() && session.tx == Tx::Idle {
             backend.owner = None;
         }
-        if !matches!(message.tag, b'Q' | b'P' | b'B') {
+        if !matches!(message.tag, b'Q' | b'P' | b'B' | b'F') {
             return true;
         }
         let said = String::from_utf8_lossy(&message.body);

@@ -96,8 +96,55 @@ impl World {
         }
     }
 
+    /// A cancel request has hit a statement: was it its client's own, or is that client gone?
+    pub(crate) fn oracle_cancelled(&mut self, owner: Option<u32>) {
+        let lives = self.clients.iter().filter_map(|client| client.life.as_ref());
+        let foreign = lives
+            .filter(|life| Some(life.number) == owner && life.cancelled.is_none() && !life.refused)
+            .map(|life| life.number)
+            .next();
+        if let Some(number) = foreign {
+            self.violate(format!("c{number} is cancelled, but did not ask for it"));
+        }
+    }
+
+    /// No client waits while a server of its pool has had nothing to do for a while.
+    fn look_at_idlers(&mut self) {
+        let swift = self.plan.weather.room >= 65_536;
+        let movable = swift && self.plan.mode == PoolMode::Transaction && !self.plan.pins;
+        if !movable || !self.plan.peaceful() || self.control.paused || self.plan.orders {
+            return;
+        }
+        let limit = 100 * MS;
+        let mut wrong = None;
+        for life in self.clients.iter().filter_map(|client| client.life.as_ref()) {
+            let waits = life.asked.is_some_and(|asked| asked + limit < self.now);
+            if !waits || life.deaf.is_some() {
+                continue;
+            }
+            let backends = self.nodes.iter().flat_map(|node| &node.backends);
+            let mut idler = None;
+            let mut served = false;
+            for (link, backend) in backends {
+                let pool = self.links.get(link).and_then(|link| link.pool.as_ref());
+                served |= backend.owner == Some(life.number) && !backend.idle();
+                let idle = backend.idle() && backend.rests + limit < self.now;
+                if idle && pool == Some(&life.pool) && !self.links[link].near_closed {
+                    idler = Some(backend.pid);
+                }
+            }
+            if let (Some(pid), false) = (idler, served) {
+                wrong = Some(format!("c{} waits while pid {pid} idles", life.number));
+            }
+        }
+        if let Some(wrong) = wrong {
+            self.violate(wrong);
+        }
+    }
+
     /// Nobody waits for longer than promised.
     pub(crate) fn look_at_waits(&mut self) {
+        self.look_at_idlers();
         if self.control.paused {
             self.oracle.trouble = self.now;
         }

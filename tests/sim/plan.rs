@@ -54,6 +54,7 @@ pub(crate) struct Plan {
     pub(crate) lifetime: Time,
     pub(crate) idle: Time,
     pub(crate) reserve: usize,
+    pub(crate) least: usize,
     /// When the troubles end.
     pub(crate) calm_from: Time,
     /// Prepared statements per server.
@@ -97,6 +98,7 @@ impl Plan {
             lifetime: *dice.pick(&[HOUR * SEC, HOUR * SEC, SEC]),
             idle: *dice.pick(&[HOUR * SEC, HOUR * SEC, SEC / 3]),
             reserve: usize::from(dice.chance(15)),
+            least: usize::from(dice.chance(25)),
             calm_from: 4 * SEC,
             statements: *dice.pick(&[1, 2, 100]),
         }
@@ -180,7 +182,7 @@ impl Plan {
         PoolSettings {
             mode: self.mode,
             size: self.size,
-            size_min: 0,
+            size_min: self.least,
             reserve_size: self.reserve,
             reserve_timeout: Duration::from_millis(500),
             waiting_max: 1000,

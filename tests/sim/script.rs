@@ -120,10 +120,21 @@ impl Writer<'_> {
             2 => format!("/* hello */ SELECT '{nonce}', NULL;"),
             _ => format!("SELECT '{nonce}'"),
         };
+        if self.dice.chance(4) {
+            return self.call(&nonce);
+        }
         self.say(query(&sql));
         if self.dice.chance(15) {
             self.simple();
         }
+    }
+
+    /// A function call: the oldest way to ask.
+    fn call(&mut self, nonce: &str) {
+        let mut body = vec![0, 0, 4, 210, 0, 0, 0, 1];
+        body.extend(u32::try_from(nonce.len()).expect("short nonces").to_be_bytes());
+        body.extend(nonce.as_bytes());
+        self.say(Message::new(b'F', body));
     }
 
     fn begin(&mut self) {
@@ -330,7 +341,8 @@ impl Writer<'_> {
             }
         }
         let flush = self.dice.chance(12);
-        let last = self.out.last().is_some_and(|last| matches!(last.tag, b'S' | b'Q' | b'H'));
+        let last =
+            self.out.last().is_some_and(|last| matches!(last.tag, b'S' | b'Q' | b'H' | b'F'));
         if flush && !last {
             self.say(Message::new(b'H', []));
         } else if !last {

@@ -111,6 +111,11 @@ impl Session {
         let mut defaults: Settings =
             known.map(|(name, value)| (name.to_ascii_lowercase(), (*value).to_owned())).collect();
         for (name, value) in startup {
+            if name == "options" {
+                // As clients of the simulation write it: `-c name=value`.
+                let setting = value.trim_start_matches("-c ").split_once('=');
+                defaults.extend(setting.map(|(name, value)| (name.to_owned(), value.to_owned())));
+            }
             if !matches!(name.as_str(), "user" | "database" | "options" | "replication")
                 && !name.starts_with("_pq_.")
             {
@@ -178,6 +183,17 @@ impl Session {
             }
             b'd' | b'c' | b'f' | b'H' => {}
             _ if self.skipping => {}
+            b'F' => {
+                self.start();
+                if self.tx == Tx::Failed {
+                    let text = "current transaction is aborted".to_owned();
+                    self.fail(&Fault("25P02", text), out);
+                } else {
+                    out.push(Message::new(b'V', message.body.get(8..).unwrap_or_default()));
+                }
+                self.end_implicit();
+                self.ready(out);
+            }
             b'Q' => {
                 if let Err(fault) = self.query(&message.body, out) {
                     self.fail(&fault, out);
@@ -222,7 +238,7 @@ impl Session {
         let mut out = Vec::new();
         let simple = match self.copying {
             Some(extended) => !extended,
-            None => message.is_some_and(|message| message.tag == b'Q'),
+            None => message.is_some_and(|message| matches!(message.tag, b'Q' | b'F')),
         };
         self.start();
         self.fail(fault, &mut out);

@@ -1,6 +1,6 @@
 //! Bytes on their way: a range of a lent buffer, or a copy in memory of our own.
 
-use super::buffers::{Buffers, Lease};
+use super::buffers::{BUFFER_SIZE, Buffers, Lease};
 
 /// Bytes of one piece of own memory. Small, because a slow reader may hold one for a few bytes.
 pub const PIECE_SIZE: usize = 4 * 1024;
@@ -54,6 +54,11 @@ impl Chunk {
             Self::Lent { len, .. } => usize::from(*len),
             Self::Own { data, start } => data.len() - start,
         }
+    }
+
+    /// A whole buffer, filled to its end.
+    pub fn is_whole(&self) -> bool {
+        self.len() == BUFFER_SIZE
     }
 
     /// No bytes.

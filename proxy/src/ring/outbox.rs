@@ -4,7 +4,7 @@
 //! given back until its completion, so the kernel never reads freed memory; an outbox that is
 //! dropped before that leaks them instead.
 
-use super::buffers::{Buffers, Lease};
+use super::buffers::{BUFFER_SIZE, Buffers, Lease};
 use super::chunk::{Chunk, PIECE_SIZE, Spare};
 use std::collections::VecDeque;
 
@@ -48,6 +48,13 @@ impl Outbox {
     #[inline]
     pub fn leases(&self) -> u16 {
         self.leases
+    }
+
+    /// Memory that the queued bytes keep from other use: whole buffers and whole pieces.
+    #[inline]
+    pub fn weight(&self) -> usize {
+        let leases = usize::from(self.leases);
+        leases * BUFFER_SIZE + (self.chunks.len() - leases) * PIECE_SIZE
     }
 
     /// Queues a copy.
@@ -143,7 +150,7 @@ impl Drop for Outbox {
 #[cfg(test)]
 mod tests {
     use super::{CHUNKS_PER_SEND, Outbox};
-    use crate::ring::buffers::Buffers;
+    use crate::ring::buffers::{BUFFER_SIZE, Buffers};
     use crate::ring::chunk::{PIECE_SIZE, Spare};
 
     #[test]
@@ -154,6 +161,7 @@ mod tests {
         outbox.lend(buffers.filled(2), 100, 50);
         outbox.append(b"world", &mut spare);
         assert_eq!((outbox.len(), outbox.leases()), (61, 1));
+        assert_eq!(outbox.weight(), BUFFER_SIZE + 2 * PIECE_SIZE);
         outbox.depart(CHUNKS_PER_SEND, |_| ());
         outbox.append(b"!", &mut spare);
         outbox.arrived(10, &mut buffers, &mut spare);

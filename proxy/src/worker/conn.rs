@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
 /// Buffers that input of one connection may hold while it waits; what comes then is copied.
-const HELD_LEASES_MAX: usize = 4;
+const HELD_LEASES_MAX: usize = 16;
 /// Input that waits for longer than it takes to come stops coming at this many bytes.
 const HELD_MAX: usize = 64 * 1024;
 /// Stock of memory for busy connections.
@@ -72,6 +72,9 @@ pub(super) struct Conn {
     pub(super) receiving: bool,
     /// It is being cancelled.
     pub(super) stopping: bool,
+    /// It sends faster than somebody reads: received from one buffer at a time, because a
+    /// multishot receive brings a quarter of a MiB before it can be stopped.
+    pub(super) careful: bool,
     /// The receive found no buffer; it is armed again when there is one.
     pub(super) starved: bool,
     /// The lane wants to see nothing before `Resume`.
@@ -226,6 +229,7 @@ impl Conn {
             ops: 0,
             receiving: false,
             stopping: false,
+            careful: false,
             starved: false,
             waiting: false,
             full: false,

@@ -42,7 +42,8 @@ impl<W: World> Worker<'_, W> {
                 Ok(0) | Err(_) if conn.broken != 0 => conn.end = End::Failed(conn.broken),
                 Ok(0) => conn.end = End::Finished,
                 Err(errno) => conn.end = End::Failed(errno),
-                Ok(_) => {}
+                // No more of it waited: it does not outrun its reader any more.
+                Ok(_) => conn.careful &= chunk.as_ref().is_some_and(Chunk::is_whole),
             }
         }
         match conn.phase {
@@ -151,7 +152,12 @@ impl<W: World> Worker<'_, W> {
         let wanted = conn.wants_input();
         if wanted && !conn.receiving && !conn.starved {
             if let Some(fd) = &conn.fd {
-                self.ring.receive(fd.as_fd(), Token::of(Kind::Receive, id));
+                let token = Token::of(Kind::Receive, id);
+                if conn.careful {
+                    self.ring.receive_once(fd.as_fd(), token);
+                } else {
+                    self.ring.receive(fd.as_fd(), token);
+                }
                 conn.receiving = true;
                 conn.ops += 1;
             }

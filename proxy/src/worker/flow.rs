@@ -17,11 +17,11 @@ use pgring_logic::time::Duration;
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 
-/// An outbox with more bytes than this pauses who fills it. What is shown at once comes on top,
-/// so that at most 256 KiB wait for one reader.
-const HIGH: usize = 192 * 1024;
+/// An outbox that keeps more memory than this pauses who fills it. What a receive had brought
+/// before it was stopped comes on top; all in all at most 256 KiB wait for one reader.
+const HIGH: usize = 128 * 1024;
 /// One with less lets it go on.
-const LOW: usize = 64 * 1024;
+const LOW: usize = 48 * 1024;
 /// A peer that has taken nothing for this long is looked at more closely.
 const QUIET: Duration = Duration::from_secs(2);
 /// How long a peer may go on talking after we have said our last.
@@ -34,7 +34,7 @@ impl<W: World> Worker<'_, W> {
     pub(super) fn queued(&mut self, to: ConnId, from: Option<ConnId>) {
         self.mark_dirty(to);
         let Some(busy) = self.table.busy(to) else { return };
-        if busy.outbox.len() <= HIGH {
+        if busy.outbox.weight() <= HIGH {
             return;
         }
         let Some(from) = from else { return };
@@ -42,6 +42,7 @@ impl<W: World> Worker<'_, W> {
             && source.paused_by.is_none()
         {
             source.paused_by = Some(to);
+            source.careful = true;
             if let Some(busy) = self.table.busy(to) {
                 busy.holds.push(from);
             }
@@ -95,7 +96,7 @@ impl<W: World> Worker<'_, W> {
             busy.outbox.clear(&mut self.ring.buffers, &mut self.spare);
             return self.try_close(id);
         }
-        let (left, empty) = (busy.outbox.len(), busy.outbox.is_empty());
+        let (left, empty) = (busy.outbox.weight(), busy.outbox.is_empty());
         if let Err(errno) = result {
             return self.break_off(id, errno);
         }
@@ -170,6 +171,7 @@ impl<W: World> Worker<'_, W> {
         let Some(conn) = self.table.get(id) else { return };
         let Some(other) = conn.paused_by.filter(|&other| other != id) else { return };
         conn.paused_by = None;
+        conn.careful = false;
         if let Some(conn) = self.table.get(other)
             && let Some(busy) = &mut conn.busy
         {

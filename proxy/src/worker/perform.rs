@@ -15,7 +15,7 @@ use std::os::fd::AsFd;
 /// buffer, and what pgring says itself goes out with them in one piece.
 const COPY_MAX: usize = 512;
 /// Buffers one outbox may hold; what comes then is copied.
-const LEASES_MAX: u16 = 32;
+const LEASES_MAX: u16 = 16;
 /// The scratch keeps no more memory than this.
 const SCRATCH_KEPT: usize = 64 * 1024;
 

@@ -260,8 +260,20 @@ impl Lane {
         }
         let client = far.client.filter(|_| whose.is_some_and(|e| e.origin == Origin::Client));
         if let Some(client) = client.and_then(|client| self.clients.get_mut(client)) {
+            // What was parsed behind it in the same pipeline stays.
+            let names: Vec<Box<[u8]>> = client.changes.iter().map(|c| c.name.clone()).collect();
+            let behind: Vec<_> =
+                names.into_iter().filter_map(|name| Some((client.names.remove(&name)?, name))).collect();
             for statement in client.names.drain() {
                 self.texts.release(statement);
+            }
+            for change in &mut client.changes {
+                if let Some(before) = change.before.take() {
+                    self.texts.release(before);
+                }
+            }
+            for (statement, name) in behind {
+                client.names.insert(&name, statement);
             }
         }
         if tag != b"DISCARD ALL" {

@@ -233,7 +233,7 @@ impl Lane {
             self.open_server(now, pool, actions);
         }
         let rank = &self.pools[pool];
-        if rank.waiting_count == 0 && rank.permits > 0 && rank.held >= floor {
+        if rank.waiting_count == 0 && rank.permits > 0 {
             let count = rank.permits;
             self.pools[pool].permits = 0;
             self.give_back(pool, count, actions);

@@ -6,6 +6,7 @@
 //! of its ledger entry; the entry's end confirms it, the entry's skipping undoes it.
 
 use crate::action::Action;
+use crate::hints::Hints;
 use crate::id::ConnId;
 use crate::lane::{Lane, Out};
 use crate::lane::client::{Change, Unnamed};
@@ -62,6 +63,9 @@ impl Lane {
         let named = client.changes.iter().rev().find(|change| *change.name == *name);
         let mut waits = named.is_some_and(|change| change.segment != segment);
         let known = client.names.get(name);
+        // Behind a text that may drop statements, its answer says which are left.
+        let drops = client.hints.has(Hints::STATEMENTS) && !name.is_empty();
+        waits |= drops && self.server_ref(server).is_some_and(|far| far.ledger.is_exchanging());
         if let Some(far) = self.server_ref(server).filter(|far| !far.parsing.is_empty()) {
             waits |= far.parsing.iter().any(|&(statement, of)| {
                 let meant = known == Some(statement)
