@@ -64,7 +64,7 @@ pub(crate) struct Plan {
 impl Plan {
     /// Draws a plan.
     pub(crate) fn new(dice: &mut Dice) -> Self {
-        let busy = dice.chance(20);
+        let (busy, short) = (dice.chance(20), dice.chance(30));
         Self {
             lanes: usize::try_from(dice.range(2, 4)).unwrap_or(2),
             nodes: if dice.chance(25) { 2 } else { 1 },
@@ -95,10 +95,11 @@ impl Plan {
             mistakes: dice.chance(60),
             pins: dice.chance(20),
             alters: dice.chance(30),
-            lifetime: *dice.pick(&[HOUR * SEC, HOUR * SEC, SEC]),
+            lifetime: if short { SEC } else { HOUR * SEC },
             idle: *dice.pick(&[HOUR * SEC, HOUR * SEC, SEC / 3]),
             reserve: usize::from(dice.chance(15)),
-            least: usize::from(dice.chance(25)),
+            // A server that is replaced each second is never at rest at the end.
+            least: usize::from(dice.chance(25) && !short),
             calm_from: 4 * SEC,
             statements: *dice.pick(&[1, 2, 100]),
         }

@@ -21,6 +21,7 @@ mod login;
 mod names;
 mod orders;
 mod pool;
+mod rename;
 mod report;
 mod rerun;
 mod server;

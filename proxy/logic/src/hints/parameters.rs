@@ -4,6 +4,9 @@
 use crate::hints::{is, is_one_of};
 use crate::lexer::{Lexer, Token, name, plain_string};
 
+/// The longest name looked for.
+const NAME_MAX: usize = 127;
+
 /// Adds them to `out`; `false` if there may be others.
 pub(super) fn custom(text: &[u8], out: &mut Vec<String>) -> bool {
     let mut lexer = Lexer::new(text);
@@ -12,6 +15,18 @@ pub(super) fn custom(text: &[u8], out: &mut Vec<String>) -> bool {
         known &= parameters(&mut Lexer::with_backslashes(text), out);
     }
     known
+}
+
+/// Adds every string in the text that could be the name of such a parameter, wherever it stands:
+/// in the body of a DO, whose own strings the lexer does not see, and in what is executed there.
+pub(super) fn quoted(text: &[u8], out: &mut Vec<String>) {
+    let inside = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | b'.');
+    for part in text.split(|byte| *byte == b'\'') {
+        let dotted = part.contains(&b'.') && part.len() <= NAME_MAX;
+        if dotted && part.iter().all(|byte| inside(*byte)) && !part[0].is_ascii_digit() {
+            out.extend(core::str::from_utf8(part).map(str::to_ascii_lowercase));
+        }
+    }
 }
 
 fn parameters(lexer: &mut Lexer<'_>, out: &mut Vec<String>) -> bool {

@@ -131,9 +131,13 @@ impl Lane {
                 let cured = match head.tag {
                     b'E' => self.is_curable(id, body, whose),
                     b'Z' => self.is_failed_flight(id) || self.is_refused(id, body),
+                    b'C' => self.is_refused_begin(id, body),
                     _ => false,
                 };
-                let forward = !cured && self.is_clients(id, head, whose, &skipped);
+                let mut forward = !cured && self.is_clients(id, head, whose, &skipped);
+                if forward && head.tag == b'E' && self.rename_error(id, body, actions) {
+                    forward = false;
+                }
                 let Some(far) = self.server_mut(id) else { return };
                 far.left = head.total() - shown.len();
                 far.forward = forward;
@@ -202,6 +206,13 @@ impl Lane {
         body != b"I" && pool.is_some_and(|pool| self.is_statement_mode(pool))
     }
 
+    /// The same for the answer that goes before it.
+    fn is_refused_begin(&self, id: ConnId, body: &[u8]) -> bool {
+        let pool = self.server_ref(id).filter(|far| far.client.is_some()).map(|far| far.pool);
+        matches!(body, b"BEGIN\0" | b"START TRANSACTION\0")
+            && pool.is_some_and(|pool| self.is_statement_mode(pool))
+    }
+
     /// Looks at the messages that mean something to pgring.
     fn look(
         &mut self,
@@ -219,7 +230,7 @@ impl Lane {
             b'G' if self.server_ref(id).is_some_and(|far| far.client.is_none()) => {
                 self.fail_copy(id, actions);
             }
-            b'E' => self.erred(id, body, whose),
+            b'E' => self.erred(id, body, whose, actions),
             b'C' => self.completed(id, body, whose),
             b'D' => self.row(id, body, whose),
             b'Z' => return self.ready(now, id, body, whose, actions),
@@ -229,10 +240,16 @@ impl Lane {
     }
 
     /// An error: kept if it answers a query of ours.
-    fn erred(&mut self, id: ConnId, body: &[u8], whose: Option<Entry>) {
+    fn erred(&mut self, id: ConnId, body: &[u8], whose: Option<Entry>, actions: &mut Out) {
         let view = ErrorView::new(body);
         let Some(far) = self.server_mut(id) else { return };
         far.dying |= view.is_fatal();
+        if far.client.is_none() && far.ledger.is_skipping() {
+            // The Sync its client can no longer send.
+            far.ledger.push(Expect::Sync, Origin::Own, 0);
+            actions.write(id, pgring_wire::client::write::sync);
+        }
+        let Some(far) = self.server_mut(id) else { return };
         let Some(entry) = whose.filter(|entry| entry.origin == Origin::Own) else { return };
         if entry.expect != Expect::Query || entry.mark == purpose::QUIET {
             return;

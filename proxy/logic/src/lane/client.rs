@@ -143,6 +143,8 @@ pub(super) struct Client {
     /// It must not go on before something under way is answered.
     pub(super) stalled: bool,
     pub(super) unnamed: Option<Box<Unnamed>>,
+    /// The name it last parsed although it was in use, and the number of its statement.
+    pub(super) doubled: Option<(u64, Box<[u8]>)>,
     pub(super) flight: Option<Box<Flight>>,
     /// What its texts may have done since the session was last inspected.
     pub(super) hints: Hints,
@@ -188,6 +190,7 @@ impl Client {
             resetting: false,
             stalled: false,
             unnamed: None,
+            doubled: None,
             flight: None,
             hints: Hints::default(),
             pins: Pins::default(),

@@ -109,6 +109,7 @@ impl Lane {
             startup: purpose.startup,
             statements: ServerStatements::default(),
             parsing: Vec::new(),
+            unclosed: Vec::new(),
             unnamed: None,
             cancels: 0,
             inspected: None,

@@ -79,7 +79,9 @@ impl Lane {
         let Some(server) = self.pools[pool].idle.first().copied() else { return false };
         let Some(far) = self.server_ref(server) else { return false };
         if far.expires <= now {
-            return false;
+            // Too old to travel: its place in the budget goes instead.
+            self.close_server(now, server, actions);
+            return true;
         }
         self.pools[pool].remove_idle(server);
         self.pools[pool].fed(hungry.core);
@@ -202,6 +204,7 @@ impl Lane {
             startup: self.states.intern(parcel.startup),
             statements,
             parsing: Vec::new(),
+            unclosed: Vec::new(),
             // Whatever its last client left there.
             unnamed: Some((ConnId::new(Side::Server, 0, 0), 0)),
             cancels: 0,

@@ -119,6 +119,10 @@ impl Lane {
             let Some(far) = self.servers.get_mut(server).and_then(|far| far.server_mut()) else {
                 return;
             };
+            if entry.expect == Expect::Close && entry.origin == Origin::Own && entry.mark != 0 {
+                far.unclosed.push(u64::from(entry.mark) - 1);
+                continue;
+            }
             let sent = entry.origin != Origin::Told && entry.expect == Expect::Parse;
             match StatementId::from_mark(entry.mark).filter(|_| sent) {
                 Some(statement) => {

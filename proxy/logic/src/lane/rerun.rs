@@ -129,7 +129,8 @@ impl Lane {
 
     fn unlearn(&mut self, server: ConnId, statement: StatementId) {
         let Some(far) = self.server_mut(server) else { return };
-        if far.statements.forget(statement).is_some() {
+        if let Some(number) = far.statements.forget(statement) {
+            far.unclosed.push(number);
             self.texts.release(statement);
         }
     }

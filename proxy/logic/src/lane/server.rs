@@ -89,6 +89,8 @@ pub(super) struct Server {
     pub(super) statements: ServerStatements,
     /// Statements whose Parse has not been answered, with the segment of the client it was in.
     pub(super) parsing: Vec<(StatementId, u32)>,
+    /// Statements whose Close the server has skipped.
+    pub(super) unclosed: Vec<u64>,
     /// Whose unnamed statement it holds: the client and the count of its Parse. None: it has
     /// none for certain.
     pub(super) unnamed: Option<(ConnId, u64)>,

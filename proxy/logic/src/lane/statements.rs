@@ -8,6 +8,7 @@
 use crate::hints::{Deallocate, Hints, deallocate, scan};
 use crate::id::ConnId;
 use crate::lane::client::{Fate, Unnamed};
+use crate::lane::rename::NO_UNNAMED;
 use crate::lane::server::purpose;
 use crate::lane::traffic::{Message, Step};
 use crate::lane::{Lane, Out};
@@ -186,6 +187,9 @@ impl Lane {
         if taken {
             // The name is in use: a server says so best, so it is asked to parse twice.
             let number = self.ensure(id, server, statement, actions);
+            if let Some(client) = self.clients.get_mut(id) {
+                client.doubled = Some((number, parse.name.into()));
+            }
             self.send_parse(server, statement, number, actions);
             self.push(id, Expect::Parse, Origin::Client, 0);
             self.texts.release(statement);
@@ -234,11 +238,18 @@ impl Lane {
     fn evict(&mut self, server: ConnId, limits: (usize, usize), actions: &mut Out) -> bool {
         let mut any = false;
         while let Some(far) = self.servers.get_mut(server).and_then(|far| far.server_mut()) {
-            let Some((old, number)) = far.statements.evict(limits.0, limits.1) else { break };
-            far.ledger.push(Expect::Close, Origin::Own, 0);
+            let number = if let Some(number) = far.unclosed.pop() {
+                number
+            } else {
+                let Some((old, number)) = far.statements.evict(limits.0, limits.1) else { break };
+                self.texts.release(old);
+                number
+            };
+            // The mark says what to close again if an error makes the server skip it.
+            let mark = u32::try_from(number + 1).unwrap_or(0);
+            far.ledger.push(Expect::Close, Origin::Own, mark);
             let name = ServerName::new(number);
             actions.write(server, |out| write::close(out, b'S', name.as_bytes()));
-            self.texts.release(old);
             any = true;
         }
         any
@@ -347,7 +358,7 @@ impl Lane {
         let Some(wanted) = wanted else {
             // The client has none. If the server has one it is another's: a name that nobody
             // has lets the server say that there is none.
-            return far.unnamed.is_some().then(|| b"no unnamed statement".to_vec());
+            return far.unnamed.is_some().then(|| NO_UNNAMED.as_bytes().to_vec());
         };
         let unnamed = mine?;
         let hints = unnamed.hints;

@@ -17,6 +17,10 @@ use pgring_wire::backend::write::{self, ErrorText};
 use pgring_wire::client::query;
 use pgring_wire::frame::{Header, LENGTH_MAX, header};
 
+/// How many parameters with a dot in their name are followed for one client; one with more keeps
+/// its server.
+const CUSTOM_MAX: usize = 100;
+
 /// What became of a message.
 pub(super) enum Step {
     /// This many bytes are done with; the rest of the body, if any, is the client's `left`.
@@ -346,6 +350,10 @@ impl Lane {
         let mut names = Vec::new();
         if !custom_parameters(text, &mut names) {
             client.pins.insert(Pins::UNKNOWN);
+        }
+        if client.custom.len() + names.len() > CUSTOM_MAX {
+            client.pins.insert(Pins::UNKNOWN);
+            return;
         }
         for name in names {
             client.custom.insert(name.to_ascii_lowercase());

@@ -59,6 +59,12 @@ impl ClientStatements {
         named.into_iter().flat_map(BTreeMap::into_values)
     }
 
+    /// Every named statement with its name.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], StatementId)> {
+        let names = self.0.iter().flat_map(|names| names.named.iter());
+        names.map(|(name, id)| (&**name, *id))
+    }
+
     /// How many names it uses.
     pub fn len(&self) -> usize {
         let count = |names: &Names| usize::from(names.unnamed.is_some()) + names.named.len();
