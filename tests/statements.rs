@@ -5,7 +5,7 @@ use pgring_tests::command::at_most_minutes;
 use pgring_tests::corpus_statements;
 use pgring_tests::crowd::{Bell, among};
 use pgring_tests::dialogue::{Cuts, Dialogue};
-use pgring_tests::message::{bind, close, describe, execute, parse, query, sync};
+use pgring_tests::message::{Message, bind, close, describe, execute, parse, query, sync};
 use pgring_tests::pgring::{Pgring, Settings};
 use pgring_tests::postgres::Postgres;
 use pgring_tests::sql;
@@ -181,7 +181,7 @@ fn a_changed_table_is_planned_anew_without_an_error() {
 }
 
 #[test]
-fn a_changed_table_is_planned_anew_within_a_pipeline() {
+fn a_changed_table_is_planned_anew_behind_a_pipeline() {
     at_most_minutes(2);
     let node = Postgres::start();
     node.psql("CREATE TABLE t (a int); INSERT INTO t VALUES (1); GRANT ALL ON t TO app");
@@ -192,7 +192,11 @@ fn a_changed_table_is_planned_anew_within_a_pipeline() {
     node.psql("ALTER TABLE t ADD b int DEFAULT 2");
     wire.send(&[go(), sync(), go(), sync(), query("SELECT 'after'")].concat());
     let answers = wire.until_ready(3);
-    assert!(answers.iter().all(|message| message.tag != b'E'), "{:?}", lines(&answers));
+    // With other statements under way behind it, running one again would change their order: the
+    // client hears what PostgreSQL says, once.
+    let code = |message: &Message| message.tag == b'E' && message.code() == "0A000";
+    assert!(answers.iter().any(code), "{:?}", lines(&answers));
+    assert_eq!(ask(&mut wire, &[go()]), ["1,2"]);
 }
 
 #[test]

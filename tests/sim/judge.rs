@@ -77,7 +77,9 @@ impl World {
         self.oracle.answers += 1;
         let said = String::from_utf8_lossy(&message.body);
         let whose = owner(&said);
-        if whose.is_some_and(|whose| whose != id) && !matches!(message.tag, b'S' | b'K' | b't' | b'T') {
+        if whose.is_some_and(|whose| whose != id)
+            && !matches!(message.tag, b'S' | b'K' | b't' | b'T')
+        {
             let brief = message.brief();
             return self.violate(format!("c{id} receives what is another's: {brief}"));
         }

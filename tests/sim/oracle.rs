@@ -115,6 +115,11 @@ impl World {
         if !movable || !self.plan.peaceful() || self.control.paused || self.plan.orders {
             return;
         }
+        // The answer to a deaf client still holds its server.
+        let lives = || self.clients.iter().filter_map(|client| client.life.as_ref());
+        if lives().any(|life| life.was_deaf) {
+            return;
+        }
         let limit = 100 * MS;
         let mut wrong = None;
         for life in self.clients.iter().filter_map(|client| client.life.as_ref()) {

@@ -94,8 +94,9 @@ pub fn deallocate(text: &[u8]) -> Option<Deallocate> {
 /// `false` if it may set others that cannot be told from the text: a `set_config` whose first
 /// argument is no plain string, an UPDATE of `pg_settings`, a name with escapes.
 pub fn custom_parameters(text: &[u8], out: &mut Vec<String>) -> bool {
+    let known = parameters::custom(text, out);
     parameters::quoted(text, out);
-    parameters::custom(text, out)
+    known
 }
 
 /// The statement being read, as far as its first words matter.

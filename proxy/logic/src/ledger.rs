@@ -192,6 +192,13 @@ impl Ledger {
         !self.due.is_empty()
     }
 
+    /// Whether earlier segments are not answered to their end: what was sent in them may have been
+    /// skipped.
+    pub fn is_behind(&self) -> bool {
+        let ends = |expect| matches!(expect, Expect::Sync | Expect::Query | Expect::Call);
+        self.due.iter().any(|entry| ends(entry.expect))
+    }
+
     /// The server waits for COPY data.
     pub fn is_copying_in(&self) -> bool {
         self.copying == Copying::In

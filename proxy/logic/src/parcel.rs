@@ -22,6 +22,8 @@ pub struct Parcel {
     pub pool: PoolKey,
     /// The lane it comes from.
     pub from: Core,
+    /// A client may have set parameters on it that cannot be looked up.
+    pub touched: bool,
     /// The name of the node it is connected to.
     pub node: Arc<str>,
     /// Its process id.

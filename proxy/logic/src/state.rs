@@ -156,29 +156,33 @@ pub fn inspection(login: &str, custom: &BTreeSet<String>) -> String {
     sql
 }
 
-/// The text that takes a session from parameters `from` to `to`; none if they are equal.
+/// The text that takes a session from parameters `from` to `to`; none if there is nothing to do.
 ///
-/// Roles are given up before anything else and taken last, because what may be set depends on
-/// them.
-pub fn replay(from: &Parameters, to: &Parameters) -> Option<String> {
+/// Where anything must go, everything does: RESET ALL also reaches what cannot be looked up
+/// (`hidden`: an earlier client may have set parameters that `pg_settings` does not show), and a
+/// value like `DateStyle = 'SQL'` is relative to what was there. Roles are given up before
+/// anything else and taken last, because what may be set depends on them.
+pub fn replay(from: &Parameters, to: &Parameters, hidden: bool) -> Option<String> {
     let mut sql = String::new();
+    let differs = |name: &str| from.get(name) != to.get(name);
+    let relative = from.contains_key("datestyle") && differs("datestyle");
+    let resets = hidden || relative || from.keys().any(|name| !to.contains_key(name));
     for role in ["role", "session_authorization"] {
-        if from.contains_key(role) && from.get(role) != to.get(role) {
+        if from.contains_key(role) && (resets || differs(role)) {
             let _infallible = write!(sql, "RESET {role};");
         }
     }
-    for name in from.keys().filter(|name| !is_role(name) && !to.contains_key(*name)) {
-        let _infallible = write!(sql, "RESET {};", identifier(name));
+    if resets {
+        sql.push_str("RESET ALL;");
     }
-    let changed = |name: &&String| from.get(*name) != to.get(*name);
+    let changed = |name: &&String| resets || differs(name);
     let ordinary = to.keys().filter(|name| !is_role(name)).filter(changed);
     let authorization = to.keys().filter(|name| *name == "session_authorization").filter(changed);
     let role = to.keys().filter(|name| *name == "role").filter(changed);
     let mut separator = "SELECT ";
     for name in ordinary.chain(authorization).chain(role) {
         let (name, value) = (literal(name), literal(&to[name]));
-        let _infallible =
-            write!(sql, "{separator}pg_catalog.set_config({name}, {value}, false)");
+        let _infallible = write!(sql, "{separator}pg_catalog.set_config({name}, {value}, false)");
         separator = ", ";
     }
     if sql.is_empty() { None } else { Some(sql) }
@@ -196,12 +200,6 @@ pub fn literal(text: &str) -> String {
     } else {
         format!("'{quoted}'")
     }
-}
-
-/// A parameter name, each part quoted.
-fn identifier(name: &str) -> String {
-    let parts = name.split('.').map(|part| format!("\"{}\"", part.replace('"', "\"\"")));
-    parts.collect::<Vec<_>>().join(".")
 }
 
 /// Session parameters in a startup packet: all but those with a meaning of their own, and those
@@ -288,23 +286,29 @@ mod tests {
     }
 
     #[test]
-    fn a_replay_resets_what_is_not_wanted_and_sets_what_differs() {
+    fn a_replay_resets_everything_or_nothing() {
         let from = set(&[("work_mem", "1MB"), ("app.x", "1"), ("role", "bob")]);
-        let to = set(&[("work_mem", "2MB"), ("session_authorization", "eve")]);
+        let to = set(&[("work_mem", "1MB"), ("session_authorization", "eve")]);
         assert_eq!(
-            replay(&from, &to).as_deref(),
+            replay(&from, &to, false).as_deref(),
             Some(
-                "RESET role;RESET \"app\".\"x\";SELECT pg_catalog.set_config('work_mem', '2MB', \
-                 false), pg_catalog.set_config('session_authorization', 'eve', false)"
+                "RESET role;RESET ALL;SELECT pg_catalog.set_config('work_mem', '1MB', false), \
+                 pg_catalog.set_config('session_authorization', 'eve', false)"
             )
         );
-        assert_eq!(replay(&to, &to), None);
+        let more = set(&[("work_mem", "1MB"), ("app.x", "2"), ("role", "bob")]);
+        assert_eq!(
+            replay(&from, &more, false).as_deref(),
+            Some("SELECT pg_catalog.set_config('app.x', '2', false)")
+        );
+        assert_eq!(replay(&to, &to, false), None);
+        assert_eq!(replay(&Parameters::new(), &Parameters::new(), true).as_deref(), Some("RESET ALL;"));
     }
 
     #[test]
     fn values_cannot_leave_their_quotes() {
         let to = set(&[("app.x", "a'b\\")]);
-        let sql = replay(&Parameters::new(), &to).expect("it differs");
+        let sql = replay(&Parameters::new(), &to, false).expect("it differs");
         assert!(sql.contains(" E'a''b\\\\'"), "{sql}");
         let custom = BTreeSet::from(["app.o'x".to_owned()]);
         assert!(inspection("bob", &custom).contains("'app.o''x'"));

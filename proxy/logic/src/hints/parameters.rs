@@ -24,7 +24,10 @@ pub(super) fn quoted(text: &[u8], out: &mut Vec<String>) {
     for part in text.split(|byte| *byte == b'\'') {
         let dotted = part.contains(&b'.') && part.len() <= NAME_MAX;
         if dotted && part.iter().all(|byte| inside(*byte)) && !part[0].is_ascii_digit() {
-            out.extend(core::str::from_utf8(part).map(str::to_ascii_lowercase));
+            let name = core::str::from_utf8(part).unwrap_or_default().to_ascii_lowercase();
+            if !out.contains(&name) {
+                out.push(name);
+            }
         }
     }
 }

@@ -227,7 +227,10 @@ impl Lane {
             b'S' if self.reported(id, body).is_none() => {
                 return self.violated(now, id, "malformed ParameterStatus", body, actions);
             }
-            b'G' if self.server_ref(id).is_some_and(|far| far.client.is_none()) => {
+            b'G' if self.server_ref(id).is_some_and(|far| {
+                far.client.is_none() && far.ledger.is_copying_in()
+            }) =>
+            {
                 self.fail_copy(id, actions);
             }
             b'E' => self.erred(id, body, whose, actions),
@@ -298,6 +301,7 @@ impl Lane {
         }
         if whose.is_some_and(|entry| entry.origin == Origin::Own) {
             far.state = std::sync::Arc::clone(&self.nothing.parameters);
+            far.touched = None;
         } else if let Some(client) = far.client.and_then(|client| self.clients.get_mut(client)) {
             // What could not be looked up is gone for certain; the rest will be looked up.
             client.pins = Pins::default();
@@ -398,7 +402,10 @@ impl Lane {
         // A server that says goodbye while idle is no violation.
         let goodbye = matches!(bytes.first(), Some(b'E' | b'N' | b'S'))
             && self.server_ref(id).is_some_and(|far| matches!(far.phase, Phase::Idle));
-        if !goodbye {
+        // Where the client itself has made the place doubtful (a Sync amid its COPY data), this
+        // is how the doubt ends.
+        let doubted = self.server_ref(id).is_some_and(|far| far.ledger.is_doubtful());
+        if !goodbye && !doubted {
             self.violations += 1;
             let pid = self.server_ref(id).map_or(0, |far| far.pid);
             actions.note(Level::Error, format!("server {pid} closed: {reason}"));

@@ -104,7 +104,8 @@ impl Lane {
         far.client = Some(id);
         far.error = None;
         far.used = now;
-        let differs = !Arc::ptr_eq(&far.state, &state);
+        let hidden = far.touched.is_some_and(|other| other != id);
+        let differs = hidden || !Arc::ptr_eq(&far.state, &state);
         if greeted && !session && differs {
             self.replay(id, server, purpose::REPLAY, actions);
         }
@@ -115,7 +116,11 @@ impl Lane {
         let Some(client) = self.clients.get(id) else { return };
         let state = Arc::clone(&client.state);
         let Some(far) = self.server_mut(server) else { return };
-        let sql = replay(&far.state, &state).unwrap_or_else(|| "SELECT 1".to_owned());
+        let hidden = far.touched.is_some_and(|other| other != id);
+        let sql = replay(&far.state, &state, hidden).unwrap_or_else(|| "SELECT 1".to_owned());
+        if hidden {
+            far.touched = None;
+        }
         far.state = state;
         let pool = far.pool;
         self.own_query(server, &sql, why, actions);

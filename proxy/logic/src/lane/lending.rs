@@ -6,7 +6,7 @@
 
 use crate::action::Action;
 use crate::id::{ConnId, Side};
-use crate::lane::pool::{Hungry, PATIENCE, QUANTUM};
+use crate::lane::pool::{Hungry, PATIENCE, QUANTUM, REPEAT};
 use crate::lane::server::{Far, Phase, Server};
 use crate::lane::{Lane, Out};
 use crate::ledger::Ledger;
@@ -32,7 +32,7 @@ impl Lane {
         let Some(since) = self.oldest(pool) else { return };
         let alone = self.pools[pool].held == 0;
         let patient = now.since(since) < PATIENCE && !alone;
-        let said = told > 0 && now.since(when) < PATIENCE && (told >= need || !alone);
+        let said = told > 0 && now.since(when) < REPEAT && (told >= need || !alone);
         if !patient && !said {
             self.say_demand(now, pool, (need, since), actions);
         }
@@ -103,6 +103,7 @@ impl Lane {
             base: base.map(|base| (**base).clone()).unwrap_or_default(),
             pool: self.pools[pool].key.clone(),
             from: core,
+            touched: far.touched.is_some(),
             node: Arc::clone(&far.node),
             pid: far.pid,
             secret: far.secret.clone(),
@@ -180,6 +181,7 @@ impl Lane {
             &mut self.texts,
             |body| crate::hints::scan(text_of(body)),
         );
+        let touched = parcel.touched.then(|| ConnId::new(Side::Server, 0, 0));
         Server {
             number,
             phase: Phase::Idle,
@@ -207,8 +209,10 @@ impl Lane {
             unclosed: Vec::new(),
             // Whatever its last client left there.
             unnamed: Some((ConnId::new(Side::Server, 0, 0), 0)),
+            unnamed_segment: 0,
             cancels: 0,
             inspected: None,
+            touched,
             dirty: false,
             unfit: false,
             dying: false,

@@ -123,6 +123,11 @@ impl Lane {
                 far.unclosed.push(u64::from(entry.mark) - 1);
                 continue;
             }
+            if entry.expect == Expect::Query {
+                // It has not dropped the unnamed statement, whosever that is.
+                far.unnamed = Some((server, u64::MAX));
+                continue;
+            }
             let sent = entry.origin != Origin::Told && entry.expect == Expect::Parse;
             match StatementId::from_mark(entry.mark).filter(|_| sent) {
                 Some(statement) => {

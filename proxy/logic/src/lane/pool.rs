@@ -18,8 +18,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// How much longer than ours another lane's client must have waited to go first. Every move of a
-/// server between lanes costs some 50 microseconds, so it pays only now and then.
-pub(super) const QUANTUM: Duration = Duration::from_millis(2);
+/// server between lanes costs some 50 microseconds, so it pays only now and then; and what is
+/// known of another lane is as old as [`REPEAT`], so less than twice that would make two busy
+/// lanes pass servers to and fro.
+pub(super) const QUANTUM: Duration = Duration::from_millis(10);
+
+/// How often a lane that goes on waiting says so again.
+pub(super) const REPEAT: Duration = Duration::from_millis(5);
 
 /// How long a client waits before other lanes are asked, where this lane has servers of its own.
 pub(super) const PATIENCE: Duration = Duration::from_millis(2);

@@ -94,9 +94,14 @@ pub(super) struct Server {
     /// Whose unnamed statement it holds: the client and the count of its Parse. None: it has
     /// none for certain.
     pub(super) unnamed: Option<(ConnId, u64)>,
+    /// The segment of the client its Parse was sent in.
+    pub(super) unnamed_segment: u32,
     /// Cancel requests on their way to it.
     pub(super) cancels: u32,
     pub(super) inspected: Option<Box<Inspected>>,
+    /// A client whose texts may have set parameters on it that cannot be looked up: before
+    /// anybody else uses it, all of them are reset.
+    pub(super) touched: Option<ConnId>,
     /// Its client left more than its session may begin with: DISCARD ALL before it is free.
     pub(super) dirty: bool,
     /// Something is not as it must be: it serves its client and is closed.

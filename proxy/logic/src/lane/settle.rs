@@ -119,6 +119,7 @@ impl Lane {
         let sql = inspection(&self.pools[far.pool].key.user, &custom);
         if let Some(far) = self.server_mut(server) {
             far.inspected = Some(Box::new(Inspected::default()));
+            far.touched = Some(id);
         }
         self.own_query(server, &sql, purpose::INSPECT, actions);
     }
@@ -281,7 +282,8 @@ impl Lane {
         far.inspected = None;
         actions.push(Action::Unpair(server));
         // Half a message cannot be taken back, and a raw conversation was never followed.
-        if partial || !matches!(far.phase, Phase::Busy) || far.dying {
+        let lost = far.dying || far.ledger.is_doubtful();
+        if partial || !matches!(far.phase, Phase::Busy) || lost {
             far.unfit = true;
             return self.close_server(now, server, actions);
         }

@@ -160,8 +160,10 @@ impl Lane {
         if let Some(client) = self.clients.get_mut(id) {
             client.unnamed = Some(unnamed);
         }
+        let segment = self.clients.get(id).map_or(0, |client| client.segment);
         if let Some(far) = self.server_mut(server) {
             far.unnamed = Some((id, sequence));
+            far.unnamed_segment = segment;
         }
     }
 
@@ -345,7 +347,12 @@ impl Lane {
         let client = self.clients.get(id)?;
         let last = client.unnamed.as_ref();
         let far = self.servers.get_mut(server)?.server_mut()?;
-        if far.unnamed.is_some() && far.unnamed == last.map(|unnamed| (id, unnamed.sequence)) {
+        // A Parse of an earlier segment whose end has not been answered may have been skipped; then
+        // another's statement is there.
+        let sure = far.unnamed_segment == client.segment || !far.ledger.is_behind();
+        let lost = !sure && last.is_some_and(|unnamed| !unnamed.body.is_empty());
+        let theirs = last.map(|unnamed| (id, unnamed.sequence));
+        if far.unnamed.is_some() && far.unnamed == theirs && !lost {
             let hints = last.map_or(Hints::NONE, |unnamed| unnamed.hints);
             if !hints.is_empty() {
                 let text = last.map(|last| super::lending::text_of(&last.body).to_vec());
@@ -367,6 +374,7 @@ impl Lane {
         actions.write(server, |out| sent = write::parse(out, b"", body));
         assert!(sent.is_ok(), "a statement that is kept is far below the largest message");
         far.unnamed = Some(wanted);
+        far.unnamed_segment = client.segment;
         far.ledger.push(Expect::Parse, Origin::Own, purpose::PARSE);
         let text = (!hints.is_empty()).then(|| super::lending::text_of(&unnamed.body).to_vec());
         if let Some(text) = text {
@@ -389,6 +397,10 @@ impl Lane {
 
     /// A simple Query drops the unnamed statement, here as there.
     pub(super) fn forget_unnamed(&mut self, id: ConnId) {
+        let server = self.clients.get(id).and_then(|client| client.server);
+        if server.is_some_and(|server| self.ignored(server)) {
+            return;
+        }
         let Some(client) = self.clients.get_mut(id) else { return };
         if let Some(unnamed) = &mut client.unnamed {
             unnamed.body.clear();

@@ -116,6 +116,7 @@ impl Relay {
 
     fn give_away(&mut self, at: usize, actions: &mut Actions<Mail>) {
         let parcel = Parcel {
+            touched: false,
             pool: PoolKey { database: "d".into(), user: "u".into() },
             from: self.core,
             node: "n".into(),
