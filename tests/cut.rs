@@ -47,6 +47,9 @@ fn cut_everywhere(pgring: &Pgring, dialogues: &[Dialogue], patient: bool) {
             play_until(pgring, dialogue, cut, patient);
             let mut next = Wire::login(pgring.address(), "app");
             let what = format!("{} cut at {cut}", dialogue.name);
+            if std::env::var_os("PGRING_TRACE").is_some() {
+                say(&what);
+            }
             assert_eq!(next.value(&format!("SELECT '{cut} served'")), format!("{cut} served"));
             let took = start.elapsed();
             assert!(took < Duration::from_secs(3), "{what}: the next waits for {took:?}");

@@ -93,14 +93,14 @@ fn idle_transactions_and_long_queries_end() {
     at_most_minutes(2);
     let node = Postgres::start();
     let settings = Settings::new(&node).set("pool.size", 1);
-    let settings = settings.set("pool.idle_transaction_timeout", "500ms");
+    let settings = settings.set("pool.idle_transaction_timeout", "1s");
     let pgring = settings.set("pool.query_timeout", "1s").start();
     let mut idle = Wire::login(pgring.address(), "app");
     idle.query("BEGIN; CREATE TABLE never (i int)");
     let start = Instant::now();
     let error = error_until_quiet(&mut idle);
     assert_eq!(error.code(), "25P03", "{error:?}");
-    assert!((400..4_000).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
+    assert!((900..5_000).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
     idle.until_end();
     let mut long = Wire::login(pgring.address(), "app");
     assert_eq!(long.failure("SELECT * FROM never"), "42P01");
@@ -111,8 +111,8 @@ fn idle_transactions_and_long_queries_end() {
     assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     let mut next = Wire::login(pgring.address(), "app");
     next.query("BEGIN");
-    for _ in 0..4 {
-        thread::sleep(Duration::from_millis(300));
+    for _ in 0..6 {
+        thread::sleep(Duration::from_millis(250));
         assert_eq!(next.value("SELECT 'busy enough'"), "busy enough");
     }
     next.query("COMMIT");

@@ -7,7 +7,7 @@ use pgring_tests::dice::{Dice, seed};
 use pgring_tests::message::{Message, V3_0, V3_2, gss_request, lying, query, ssl_request, startup};
 use pgring_tests::pgring::{Pgring, Settings};
 use pgring_tests::postgres::Postgres;
-use pgring_tests::transcript::lines;
+use pgring_tests::transcript::{difference, lines};
 use pgring_tests::wire::{Polled, Wire};
 use pgring_tests::{corpus, corpus_copy};
 use std::fmt::Write as _;
@@ -25,19 +25,9 @@ fn compare(node: &Postgres, pgring: &Pgring, dialogues: &[Dialogue], cuts: &mut 
             dialogue.play(pgring.address(), cuts)
         }));
         let through = through.unwrap_or_else(|_| vec![String::from("(no answer)")]);
-        if direct == through {
-            continue;
+        if let Some(difference) = difference(&direct, &through) {
+            write!(differences, "\n{}, {difference}", dialogue.name).expect("to write");
         }
-        let first = direct.iter().zip(&through).position(|(one, other)| one != other);
-        let first = first.unwrap_or_else(|| direct.len().min(through.len()));
-        let at = |lines: &[String]| {
-            let line = lines.get(first).cloned().unwrap_or_else(|| String::from("(nothing)"));
-            line.chars().take(300).collect::<String>()
-        };
-        let name = dialogue.name;
-        let (one, other) = (at(&direct), at(&through));
-        write!(differences, "\n{name}, answer {first}:\n  direct  {one}\n  through {other}")
-            .expect("to write to a string");
     }
     assert!(differences.is_empty(), "{differences}");
 }

@@ -76,7 +76,11 @@ fn run(seed: u64, keep: usize) -> Result<Story, Violation> {
         world.violate(format!("a panic: {}", text.unwrap_or_default()));
     }
     match world.violation.take() {
-        Some(what) => Err(Violation { seed, what: format!("{what} ({})", world.plan.brief()), lines: world.story() }),
+        Some(what) => Err(Violation {
+            seed,
+            what: format!("{what} ({})", world.plan.brief()),
+            lines: world.story(),
+        }),
         None => Ok(Story {
             events: world.events,
             answers: world.oracle.answers,

@@ -8,6 +8,7 @@ use pgring_tests::message::{V3_0, extended, startup, sync};
 use pgring_tests::pgring::{Pgring, Settings};
 use pgring_tests::postgres::Postgres;
 use pgring_tests::probe::{SETTINGS, held, probed};
+use pgring_tests::transcript::difference;
 use pgring_tests::wire::Wire;
 use std::time::Duration;
 
@@ -163,7 +164,9 @@ fn settings_follow_their_client_and_nobody_else() {
                     let direct = script.play(node.address(), &mut Cuts::Whole);
                     for _ in 0..3 {
                         let through = script.play(pgring.address(), &mut Cuts::Whole);
-                        assert_eq!(direct, through, "{}, pool of {size}", script.name);
+                        let difference = difference(&direct, &through);
+                        let name = script.name;
+                        assert!(difference.is_none(), "{name}, pool of {size}, {difference:?}");
                     }
                 }
             },

@@ -26,6 +26,20 @@ pub fn lines(messages: &[Message]) -> Vec<String> {
     messages.iter().map(line).collect()
 }
 
+/// Where two transcripts part, and what each says there; none if they are equal.
+pub fn difference(direct: &[String], through: &[String]) -> Option<String> {
+    if direct == through {
+        return None;
+    }
+    let first = direct.iter().zip(through).position(|(one, other)| one != other);
+    let first = first.unwrap_or_else(|| direct.len().min(through.len()));
+    let at = |lines: &[String]| {
+        let line = lines.get(first).cloned().unwrap_or_else(|| String::from("(nothing)"));
+        line.chars().take(300).collect::<String>()
+    };
+    Some(format!("answer {first}:\n  direct  {}\n  through {}", at(direct), at(through)))
+}
+
 fn parameter(body: &mut Reader<'_>) -> String {
     format!("S {} = {}", body.text(), body.text())
 }

@@ -13,22 +13,18 @@
 use crate::broker::budget::Budget;
 use crate::broker::clients::Clients;
 use crate::broker::limits::{count, reserve, settings};
+use crate::broker::top_up::TOP_UPS_LOST_MAX;
 use crate::config::Config;
 use crate::id::{Core, PoolKey};
 use crate::mail::Mail;
-use crate::time::{Duration, Instant};
+use crate::time::Instant;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 mod budget;
 mod clients;
 mod limits;
-
-/// The shortest time between two attempts to reach the least number of servers.
-const TOP_UP_PAUSE: Duration = Duration::from_secs(1);
-
-/// Attempts to reach the least number of servers without a client that waits.
-const TOP_UPS_LOST_MAX: u32 = 5;
+mod top_up;
 
 /// What the broker knows of a pool.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -200,37 +196,6 @@ impl Broker {
             out.push((core, Mail::Permit { pool: key.clone(), count }));
         }
         budget.spread(key, out);
-    }
-
-    /// Opens servers that nobody waits for yet, up to the least number of the pool.
-    fn top_up(&mut self, now: Instant, key: &PoolKey, out: &mut Vec<(Core, Mail)>) {
-        let shared = self.room_shared(key);
-        let Some(settings) = settings(&self.config, key) else { return };
-        let Some(budget) = self.pools.get_mut(key) else { return };
-        let missing = count(settings.size_min.min(settings.size)).saturating_sub(budget.total);
-        let lost = budget.top_ups_lost >= TOP_UPS_LOST_MAX;
-        let permits = missing.min(shared);
-        if permits == 0 || lost || now < budget.top_up_at || budget.need() > 0 {
-            return;
-        }
-        budget.top_ups_lost += u32::from(budget.total == 0);
-        budget.top_up_at = now + settings.server_login_retry.max(TOP_UP_PAUSE);
-        let mut left = permits;
-        for index in 0..self.cores {
-            // Each lane keeps its part of them open, so each must have its part.
-            let part = settings.size_min / self.cores
-                + usize::from(index < settings.size_min % self.cores);
-            let core = Core(u16::try_from(index).unwrap_or(u16::MAX));
-            let given = count(part).saturating_sub(budget.held(core)).min(left);
-            if given == 0 {
-                continue;
-            }
-            left -= given;
-            for _ in 0..given {
-                budget.grant(core);
-            }
-            out.push((core, Mail::Permit { pool: key.clone(), count: given }));
-        }
     }
 }
 

@@ -14,9 +14,10 @@ mod checkout;
 mod client;
 mod console;
 mod deadlines;
+mod deallocate;
 mod dial;
-mod lending;
 mod leave;
+mod lending;
 mod login;
 mod names;
 mod orders;
@@ -29,6 +30,7 @@ mod settle;
 mod startup;
 mod statements;
 mod traffic;
+mod unnamed;
 mod welcome;
 
 use crate::action::{Actions, CloseMode, Progress, Want};
@@ -86,8 +88,7 @@ impl Lane {
     pub fn new(core: Core, config: Arc<Config>, dice: [u8; 32]) -> Self {
         let mut dice = Dice::new(dice);
         let hash_seed = dice.below(u64::MAX);
-        let nothing =
-            Nothing { text: Arc::from(""), parameters: Arc::new(Parameters::new()) };
+        let nothing = Nothing { text: Arc::from(""), parameters: Arc::new(Parameters::new()) };
         Self {
             core,
             config,

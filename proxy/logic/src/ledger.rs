@@ -112,6 +112,8 @@ pub struct Ledger {
     skipping: bool,
     /// Extended messages were sent after the last Sync.
     unsynced: bool,
+    /// COPY data was sent before the server asked for it.
+    data_ahead: bool,
     /// A Sync was sent into a COPY: whether it counts depends on a race we cannot see.
     doubtful: bool,
 }
@@ -165,6 +167,11 @@ impl Ledger {
         }
         self.due.push_back(entry);
         true
+    }
+
+    /// Notes that COPY data was sent.
+    pub fn data(&mut self) {
+        self.data_ahead |= self.copying == Copying::No && !self.due.is_empty();
     }
 
     /// The next answer pgring has to give itself, if it is its turn.
@@ -317,21 +324,15 @@ impl Ledger {
     }
 
     /// The server has started to read COPY data. Syncs already sent it will ignore, up to where
-    /// the client ended its data, if it has.
+    /// the client ended its data, if it has. Where data went ahead of a Sync, the data may fail
+    /// before the server reads the Sync, which then counts: nobody can know.
     fn copy_in(&mut self) {
         self.copying = Copying::In;
-        if self.due.front().is_some_and(|entry| entry.expect == Expect::Query) {
-            // Whatever is behind, the server answers with the end of the connection or, after
-            // the copy, in order.
-            if let Some(end) = self.due.iter().position(|entry| entry.expect == Expect::CopyEnd) {
-                self.due.remove(end);
-                self.copying = Copying::InEnded;
-            }
-            return;
-        }
+        let ahead = core::mem::take(&mut self.data_ahead);
         while let Some(&next) = self.due.get(1) {
             match next.expect {
                 Expect::Sync => {
+                    self.doubtful |= ahead;
                     self.due.remove(1);
                 }
                 Expect::CopyEnd => {

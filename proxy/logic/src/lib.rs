@@ -32,12 +32,12 @@ pub mod mail;
 pub mod prepared;
 
 // Floor 5. Machines.
-pub mod auth_client;
 pub mod auth_server;
 pub mod broker;
 
-// Floor 6. What is asked of all lanes at once.
+// Floor 6. The other end of a login, tested against the first; what is asked of all lanes at once.
 pub mod admin;
+pub mod auth_client;
 
 // Floor 7. Worlds.
 pub mod lane;

@@ -302,7 +302,10 @@ mod tests {
             Some("SELECT pg_catalog.set_config('app.x', '2', false)")
         );
         assert_eq!(replay(&to, &to, false), None);
-        assert_eq!(replay(&Parameters::new(), &Parameters::new(), true).as_deref(), Some("RESET ALL;"));
+        assert_eq!(
+            replay(&Parameters::new(), &Parameters::new(), true).as_deref(),
+            Some("RESET ALL;")
+        );
     }
 
     #[test]

@@ -24,8 +24,10 @@
 // Floor 1. Frames.
 pub mod frame;
 
-// Floor 2. Messages.
+// Floor 2. What comes before messages have tags.
 pub mod auth;
+pub mod startup;
+
+// Floor 3. Messages.
 pub mod backend;
 pub mod client;
-pub mod startup;

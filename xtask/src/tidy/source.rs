@@ -23,8 +23,12 @@ pub(super) fn check(name: &str, text: &str) -> Vec<String> {
         if columns > COLUMNS_MAX {
             say(index + 1, &format!("{columns} columns; a line ends at {COLUMNS_MAX}"));
         }
-        for what in words(name, &code(line)) {
+        let code = code(line);
+        for what in words(name, &code) {
             say(index + 1, what);
+        }
+        if reexported(&code).is_some_and(|path| !lifted(name, text, path)) {
+            say(index + 1, "a re-export: name things where they live");
         }
     }
     // The product's functions are counted by clippy.
@@ -49,17 +53,32 @@ fn words(name: &str, code: &str) -> Vec<&'static str> {
     if code.contains("#[allow") || code.contains("#![allow") {
         found.push("`allow`: say `#[expect(lint, reason = \"..\")]`");
     }
-    let words = ["pub use ", "pub(crate) use ", "pub(super) use "];
-    let reexport = words.iter().find_map(|word| code.trim_start().strip_prefix(word));
-    if reexport.is_some_and(|path| !path.starts_with("core::") && !path.starts_with("std::")) {
-        found.push("a re-export: name things where they live");
-    }
     let ring = name == "proxy/src/ring.rs" || name.starts_with("proxy/src/ring/");
     let unsafely = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"];
     if name.starts_with("proxy/") && !ring && unsafely.iter().any(|word| code.contains(word)) {
         found.push("unsafe code lives in `proxy/src/ring.rs` and its folder");
     }
     found
+}
+
+/// What a line of code re-exports, unless it is of the standard library.
+fn reexported(code: &str) -> Option<&str> {
+    let words = ["pub use ", "pub(crate) use ", "pub(super) use "];
+    let path = words.iter().find_map(|word| code.trim_start().strip_prefix(word))?;
+    (!path.starts_with("core::") && !path.starts_with("std::")).then_some(path)
+}
+
+/// Whether a module lifts what lives in a private child of its own: nobody else can name that
+/// child, so there is one name still. A crate door lifts nothing.
+fn lifted(name: &str, text: &str, path: &str) -> bool {
+    let child = path.strip_prefix("self::").unwrap_or(path).split("::").next();
+    let door = name.ends_with("/lib.rs") || name.ends_with("/main.rs");
+    let mut lines = text.lines();
+    !door
+        && lines.any(|line| {
+            let declared = line.strip_prefix("mod ").and_then(|rest| rest.strip_suffix(';'));
+            declared.is_some() && declared == child
+        })
 }
 
 /// Notes to oneself, in any file that people write.
@@ -218,6 +237,28 @@ mod tests {
         ] {
             assert_eq!(breaches(breach).len(), 1, "{breach}");
             assert_eq!(breaches(innocent), Vec::<String>::new(), "{innocent}");
+        }
+    }
+
+    #[test]
+    fn a_module_lifts_items_of_its_private_children_only() {
+        let text = |lines| format!("//! A file.\n{lines}");
+        let lift = text("mod texts;\n\npub use texts::{Texts, Text};\n");
+        assert_eq!(check("proxy/logic/src/prepared.rs", &lift), Vec::<String>::new());
+        for door in ["proxy/logic/src/lib.rs", "xtask/src/main.rs"] {
+            assert_eq!(
+                check(door, &lift),
+                [format!("{door}:4: a re-export: name things where they live")]
+            );
+        }
+        for other in [
+            "pub mod texts;\npub use texts::Texts;\n",
+            "mod texts;\npub use crate::texts::Texts;\n",
+            "mod texts;\npub use super::texts::Texts;\n",
+            "mod texts;\npub use textual::Texts;\n",
+            "// mod texts;\npub use texts::Texts;\n",
+        ] {
+            assert_eq!(check("proxy/logic/src/prepared.rs", &text(other)).len(), 1, "{other}");
         }
     }
 

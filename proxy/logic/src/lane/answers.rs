@@ -227,9 +227,9 @@ impl Lane {
             b'S' if self.reported(id, body).is_none() => {
                 return self.violated(now, id, "malformed ParameterStatus", body, actions);
             }
-            b'G' if self.server_ref(id).is_some_and(|far| {
-                far.client.is_none() && far.ledger.is_copying_in()
-            }) =>
+            b'G' if self
+                .server_ref(id)
+                .is_some_and(|far| far.client.is_none() && far.ledger.is_copying_in()) =>
             {
                 self.fail_copy(id, actions);
             }
@@ -257,7 +257,8 @@ impl Lane {
         if entry.expect != Expect::Query || entry.mark == purpose::QUIET {
             return;
         }
-        let text = |field: Option<&[u8]>| String::from_utf8_lossy(field.unwrap_or(b"")).into_owned();
+        let text =
+            |field: Option<&[u8]>| String::from_utf8_lossy(field.unwrap_or(b"")).into_owned();
         let error = ServerError { code: text(view.code()), message: text(view.message()) };
         far.error = Some(Box::new(error));
     }
@@ -282,8 +283,10 @@ impl Lane {
         if let Some(client) = client.and_then(|client| self.clients.get_mut(client)) {
             // What was parsed behind it in the same pipeline stays.
             let names: Vec<Box<[u8]>> = client.changes.iter().map(|c| c.name.clone()).collect();
-            let behind: Vec<_> =
-                names.into_iter().filter_map(|name| Some((client.names.remove(&name)?, name))).collect();
+            let behind: Vec<_> = names
+                .into_iter()
+                .filter_map(|name| Some((client.names.remove(&name)?, name)))
+                .collect();
             for statement in client.names.drain() {
                 self.texts.release(statement);
             }
@@ -318,9 +321,8 @@ impl Lane {
 
     /// A row of an inspection.
     fn row(&mut self, id: ConnId, body: &[u8], whose: Option<Entry>) {
-        if !whose.is_some_and(|entry| {
-            entry.origin == Origin::Own && entry.mark == purpose::INSPECT
-        }) {
+        if !whose.is_some_and(|entry| entry.origin == Origin::Own && entry.mark == purpose::INSPECT)
+        {
             return;
         }
         let Some(far) = self.server_mut(id) else { return };

@@ -37,9 +37,9 @@ impl Lane {
             self.refuse(now, id, sqlstate::QUERY_CANCELED, message, actions);
             return self.cancel_answered(now, from, actions);
         }
-        let running = client.server.filter(|server| {
-            self.server_ref(*server).is_some_and(|far| far.ledger.is_waiting())
-        });
+        let running = client
+            .server
+            .filter(|server| self.server_ref(*server).is_some_and(|far| far.ledger.is_waiting()));
         match running {
             Some(server) => self.send_cancel(now, server, Some(from), actions),
             None => self.cancel_answered(now, from, actions),
@@ -56,10 +56,8 @@ impl Lane {
         let mut found = None;
         for (id, client) in self.clients.iter() {
             let greeted = matches!(client.phase, Phase::Ready);
-            if client.key.0 == pid && greeted {
-                if fits(client.secret(client.minor)) {
-                    found = Some(id);
-                }
+            if client.key.0 == pid && greeted && fits(client.secret(client.minor)) {
+                found = Some(id);
             }
         }
         found

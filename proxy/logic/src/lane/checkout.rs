@@ -201,9 +201,8 @@ impl Lane {
         if !self.is_session_mode(pool) {
             return Some(first);
         }
-        let opened_with = |server: &ConnId| {
-            self.server_ref(*server).map(|far| Arc::as_ptr(&far.startup))
-        };
+        let opened_with =
+            |server: &ConnId| self.server_ref(*server).map(|far| Arc::as_ptr(&far.startup));
         let idle: Vec<_> = self.pools[pool].idle.iter().filter_map(opened_with).collect();
         let suited = self.pools[pool].queued().find(|&(id, ticket)| {
             waits(id, ticket)

@@ -101,6 +101,7 @@ pub(super) struct Change {
 
 /// One client.
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, all may be true")]
 pub(super) struct Client {
     pub(super) number: u64,
     pub(super) peer: Peer,

@@ -50,7 +50,8 @@ impl Lane {
     fn look_around(&mut self, now: Instant, actions: &mut Out) {
         for pool in 0..self.pools.len() {
             let rank = &self.pools[pool];
-            let (idle_max, floor) = (rank.settings.server_idle_timeout, self.share(rank.settings.size_min));
+            let (idle_max, floor) =
+                (rank.settings.server_idle_timeout, self.share(rank.settings.size_min));
             let rank = &self.pools[pool];
             let mut spare = (rank.held as usize).saturating_sub(floor);
             for server in rank.idle.clone() {
@@ -96,7 +97,10 @@ impl Lane {
             let (code, mut message) = if rank.held > rank.opening {
                 (sqlstate::TOO_MANY_CONNECTIONS, format!("no server became free within {limit:?}"))
             } else {
-                (sqlstate::CANNOT_CONNECT_NOW, format!("no server could be opened within {limit:?}"))
+                (
+                    sqlstate::CANNOT_CONNECT_NOW,
+                    format!("no server could be opened within {limit:?}"),
+                )
             };
             if let Some(error) = &rank.last_error {
                 message = format!("{message}: {}", error.message);
@@ -187,9 +191,10 @@ impl Lane {
                 sqlstate::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
                 "terminating connection due to idle_transaction_timeout",
             ),
-            Limit::Idle => {
-                (sqlstate::IDLE_SESSION_TIMEOUT, "terminating connection due to client_idle_timeout")
-            }
+            Limit::Idle => (
+                sqlstate::IDLE_SESSION_TIMEOUT,
+                "terminating connection due to client_idle_timeout",
+            ),
         };
         let silent = matches!(client.phase, Phase::Cancelling) || self.is_torn(id);
         if !silent {

@@ -38,13 +38,7 @@ impl Lane {
     }
 
     /// Opens a replication client's own server.
-    pub(super) fn open_raw(
-        &mut self,
-        now: Instant,
-        id: ConnId,
-        pool: usize,
-        actions: &mut Out,
-    ) {
+    pub(super) fn open_raw(&mut self, now: Instant, id: ConnId, pool: usize, actions: &mut Out) {
         let Some(client) = self.clients.get_mut(id) else { return };
         let kept = |name: &str| !matches!(name, "user" | "database") && !name.starts_with("_pq_.");
         let startup = client.login.iter().flat_map(|login| login.startup.iter());
@@ -166,8 +160,7 @@ impl Lane {
         let user = Arc::clone(&rank.key.user);
         let name = rank.database.dbname.clone().unwrap_or_else(|| rank.key.database.to_string());
         let startup = Arc::clone(&far.startup);
-        let auth =
-            ServerAuth::new(&user, credentials, core::array::from_fn(|index| nonce[index]));
+        let auth = ServerAuth::new(&user, credentials, core::array::from_fn(|index| nonce[index]));
         let Some(far) = self.server_mut(id) else { return };
         if !matches!(far.phase, Phase::Connecting) {
             return;
@@ -286,7 +279,8 @@ impl Lane {
 
     fn login_refused(&mut self, now: Instant, id: ConnId, body: &[u8], actions: &mut Out) {
         let view = ErrorView::new(body);
-        let text = |field: Option<&[u8]>| String::from_utf8_lossy(field.unwrap_or(b"")).into_owned();
+        let text =
+            |field: Option<&[u8]>| String::from_utf8_lossy(field.unwrap_or(b"")).into_owned();
         let (code, message) = (text(view.code()), text(view.message()));
         if let Some(far) = self.server_mut(id) {
             far.error = Some(Box::new(ServerError { code, message: message.clone() }));
@@ -386,10 +380,8 @@ impl Lane {
         let rank = &mut self.pools[pool];
         rank.failures += 1;
         let key = &rank.key;
-        let said = format!(
-            "server login for {}/{} failed: {}",
-            key.database, key.user, error.message
-        );
+        let said =
+            format!("server login for {}/{} failed: {}", key.database, key.user, error.message);
         if rank.last_error.as_ref() != Some(error) {
             actions.note(Level::Warn, said);
         }

@@ -3,7 +3,7 @@
 use crate::action::{Action, CloseMode};
 use crate::hints::Hints;
 use crate::id::ConnId;
-use crate::lane::client::{Fate, Phase as ClientPhase};
+use crate::lane::client::{Client, Fate, Phase as ClientPhase};
 use crate::lane::server::{Far, Phase, Server, ServerError};
 use crate::lane::{Lane, Out};
 use crate::mail::Mail;
@@ -43,7 +43,7 @@ impl Lane {
         cancel: bool,
         actions: &mut Out,
     ) {
-        if self.clients.get(id).is_none_or(|client| client.is_gone()) {
+        if self.clients.get(id).is_none_or(Client::is_gone) {
             return;
         }
         self.forget_changes(id);

@@ -6,7 +6,7 @@
 
 use crate::action::Action;
 use crate::id::{ConnId, Side};
-use crate::lane::pool::{Hungry, PATIENCE, QUANTUM, REPEAT};
+use crate::lane::pool::{Hungry, PATIENCE, REPEAT};
 use crate::lane::server::{Far, Phase, Server};
 use crate::lane::{Lane, Out};
 use crate::ledger::Ledger;
@@ -71,11 +71,9 @@ impl Lane {
         ours: Option<ConnId>,
         actions: &mut Out,
     ) -> bool {
-        let Some(hungry) = self.pools[pool].hungriest() else { return false };
-        let since = ours.and_then(|id| self.clients.get(id)?.wait).map(|wait| wait.since);
-        if since.is_some_and(|since| since < hungry.since + QUANTUM) {
-            return false;
-        }
+        let wait = ours.and_then(|id| self.clients.get(id)?.wait);
+        let wait = wait.map(|wait| now.since(wait.since));
+        let Some(hungry) = self.pools[pool].hungriest(now, wait) else { return false };
         let Some(server) = self.pools[pool].idle.first().copied() else { return false };
         let Some(far) = self.server_ref(server) else { return false };
         if far.expires <= now {

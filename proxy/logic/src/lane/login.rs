@@ -118,8 +118,7 @@ impl Lane {
         let Some(database) = self.config.database(&name).cloned() else {
             let message = format!("database \"{name}\" does not exist");
             let hint = "Add it to [[databases]], or a database named \"*\".";
-            let text =
-                ErrorText::fatal(sqlstate::INVALID_CATALOG_NAME, &message).with_hint(hint);
+            let text = ErrorText::fatal(sqlstate::INVALID_CATALOG_NAME, &message).with_hint(hint);
             return self.fatal(now, id, &text, actions);
         };
         let pool = self.pool_of(&name, &user, &database);

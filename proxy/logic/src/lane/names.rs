@@ -8,8 +8,8 @@
 use crate::action::Action;
 use crate::hints::Hints;
 use crate::id::ConnId;
-use crate::lane::{Lane, Out};
 use crate::lane::client::{Change, Unnamed};
+use crate::lane::{Lane, Out};
 use crate::ledger::{Entry, Expect, Origin};
 use crate::prepared::StatementId;
 
@@ -34,9 +34,14 @@ impl Lane {
         true
     }
 
-    /// The same for the unnamed statement, whose text was `before`.
-    pub(super) fn change_unnamed(&mut self, id: ConnId, before: Option<Box<Unnamed>>) -> bool {
-        let Some(number) = self.push_change(id, (Expect::Parse, Origin::Client, 0)) else {
+    /// The same for the unnamed statement, whose text was `before`: a Parse or a Query changes it.
+    pub(super) fn change_unnamed(
+        &mut self,
+        id: ConnId,
+        expect: Expect,
+        before: Option<Box<Unnamed>>,
+    ) -> bool {
+        let Some(number) = self.push_change(id, (expect, Origin::Client, 0)) else {
             return false;
         };
         let Some(client) = self.clients.get_mut(id) else { return false };
@@ -123,10 +128,9 @@ impl Lane {
                 far.unclosed.push(u64::from(entry.mark) - 1);
                 continue;
             }
-            if entry.expect == Expect::Query {
+            if matches!(entry.expect, Expect::Query | Expect::Close) {
                 // It has not dropped the unnamed statement, whosever that is.
                 far.unnamed = Some((server, u64::MAX));
-                continue;
             }
             let sent = entry.origin != Origin::Told && entry.expect == Expect::Parse;
             match StatementId::from_mark(entry.mark).filter(|_| sent) {

@@ -39,7 +39,8 @@ impl Lane {
             Mail::Permit { pool, count } => self.permitted(now, &pool, count, actions),
             Mail::Hungry { pool, core, need, since } => {
                 if let Some(&pool) = self.pools_by_key.get(&pool) {
-                    self.hear_hungry(now, pool, Hungry { core, need, since }, actions);
+                    let heard = Some(now);
+                    self.hear_hungry(now, pool, Hungry { core, need, since, heard }, actions);
                 }
             }
             Mail::Shrink { pool, count } => self.shrink(now, &pool, count, actions),
@@ -195,8 +196,7 @@ impl Lane {
             }
             Order::DrainClients | Order::DrainServers => self.drain(now, actions),
         }
-        let lasts =
-            matches!(order, Order::Pause(_) | Order::DrainClients | Order::DrainServers);
+        let lasts = matches!(order, Order::Pause(_) | Order::DrainClients | Order::DrainServers);
         if lasts {
             self.orders.waiting.push((number, order));
             return self.check_orders(actions);
@@ -219,9 +219,8 @@ impl Lane {
     }
 
     fn pools_named(&self, database: Option<&str>) -> Vec<usize> {
-        let named = |pool: &usize| {
-            database.is_none_or(|name| *self.pools[*pool].key.database == *name)
-        };
+        let named =
+            |pool: &usize| database.is_none_or(|name| *self.pools[*pool].key.database == *name);
         self.pools_by_key.values().copied().filter(named).collect()
     }
 

@@ -18,10 +18,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 /// How much longer than ours another lane's client must have waited to go first. Every move of a
-/// server between lanes costs some 50 microseconds, so it pays only now and then; and what is
-/// known of another lane is as old as [`REPEAT`], so less than twice that would make two busy
-/// lanes pass servers to and fro.
-pub(super) const QUANTUM: Duration = Duration::from_millis(10);
+/// server between lanes costs some 50 microseconds, so it pays only now and then.
+pub(super) const QUANTUM: Duration = Duration::from_millis(5);
 
 /// How often a lane that goes on waiting says so again.
 pub(super) const REPEAT: Duration = Duration::from_millis(5);
@@ -41,6 +39,19 @@ pub(super) struct Hungry {
     pub(super) core: Core,
     pub(super) need: u32,
     pub(super) since: Instant,
+    /// When this was heard; none once a server was sent in answer to it.
+    pub(super) heard: Option<Instant>,
+}
+
+impl Hungry {
+    /// Whether it goes before a client of ours that has been waiting for this long. News age
+    /// while servers change hands, so they count for a short time and for one server: two lanes
+    /// with long queues would otherwise pass all their servers to and fro.
+    fn goes_first(&self, now: Instant, ours: Duration) -> bool {
+        self.heard.is_some_and(|heard| {
+            now.since(heard) < 2 * REPEAT && heard.since(self.since) >= ours + QUANTUM
+        })
+    }
 }
 
 /// One lane's part of a pool.
@@ -195,9 +206,13 @@ impl Pool {
         self.waiting_count.saturating_sub(self.opening + self.permits + self.closing)
     }
 
-    /// The lane whose client has been waiting for longest.
-    pub(super) fn hungriest(&self) -> Option<Hungry> {
-        self.hungry.iter().filter(|hungry| hungry.need > 0).min_by_key(|h| h.since).copied()
+    /// The lane whose client has been waiting for longest, if that goes before ours, which has
+    /// been waiting for so long.
+    pub(super) fn hungriest(&self, now: Instant, ours: Option<Duration>) -> Option<Hungry> {
+        let first = |hungry: &&Hungry| {
+            hungry.need > 0 && ours.is_none_or(|ours| hungry.goes_first(now, ours))
+        };
+        self.hungry.iter().filter(first).min_by_key(|hungry| hungry.since).copied()
     }
 
     /// Replaces what was said of `core`.
@@ -212,6 +227,7 @@ impl Pool {
     pub(super) fn fed(&mut self, core: Core) {
         if let Some(hungry) = self.hungry.iter_mut().find(|other| other.core == core) {
             hungry.need -= 1;
+            hungry.heard = None;
         }
         self.hungry.retain(|other| other.need > 0);
     }

@@ -49,12 +49,11 @@ impl Lane {
         let far = self.servers.get_mut(server)?.server_mut()?;
         let client = self.clients.get(id)?;
         let doubled = client.doubled.as_ref().filter(|(of, _)| *of == number);
-        let name = match doubled {
-            Some((_, name)) => &**name,
-            None => {
-                let mut names = client.names.iter();
-                names.find(|(_, statement)| far.statements.get(*statement) == Some(number))?.0
-            }
+        let name = if let Some((_, name)) = doubled {
+            &**name
+        } else {
+            let mut names = client.names.iter();
+            names.find(|(_, statement)| far.statements.get(*statement) == Some(number))?.0
         };
         let name = String::from_utf8_lossy(name);
         let rest = &digits[end + 1..];

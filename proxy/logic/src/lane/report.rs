@@ -140,13 +140,16 @@ impl Lane {
 
     /// How many servers stand in no client's service; for tests.
     pub fn idle_servers(&self) -> usize {
-        let idle = |far: &Far| {
-            far.server().is_some_and(|far| matches!(far.phase, ServerPhase::Idle))
-        };
+        let idle =
+            |far: &Far| far.server().is_some_and(|far| matches!(far.phase, ServerPhase::Idle));
         self.servers.iter().filter(|(_, far)| idle(far)).count()
     }
 }
 
 fn name_of(client: &Client) -> &str {
-    client.state.get("application_name").or_else(|| client.startup.get("application_name")).map_or("", String::as_str)
+    client
+        .state
+        .get("application_name")
+        .or_else(|| client.startup.get("application_name"))
+        .map_or("", String::as_str)
 }

@@ -88,11 +88,13 @@ impl Lane {
     /// Whether an error is the one that a new Parse cures, and may be cured: then it is
     /// swallowed.
     pub(super) fn is_curable(&mut self, id: ConnId, body: &[u8], whose: Option<Entry>) -> bool {
-        let bind = whose.is_some_and(|entry| {
-            entry.expect == Expect::Bind && entry.origin == Origin::Client
-        });
+        let bind = whose
+            .is_some_and(|entry| entry.expect == Expect::Bind && entry.origin == Origin::Client);
         let view = ErrorView::new(body);
-        if !bind || view.code() != Some(b"0A000") || view.field(b'R') != Some(b"RevalidateCachedQuery") {
+        if !bind
+            || view.code() != Some(b"0A000")
+            || view.field(b'R') != Some(b"RevalidateCachedQuery")
+        {
             return false;
         }
         let Some(far) = self.server_ref(id) else { return false };

@@ -15,10 +15,10 @@ use crate::ledger::{Expect, Origin};
 use crate::state::{Inspected, Pins, inspection};
 use crate::time::{Duration, Instant};
 use crate::timers::Owner;
-use std::sync::Arc;
 use pgring_wire::backend::sqlstate;
 use pgring_wire::backend::write::ErrorText;
 use pgring_wire::client::write;
+use std::sync::Arc;
 
 impl Lane {
     /// A server may have come to rest.
@@ -90,13 +90,7 @@ impl Lane {
         }
     }
 
-    fn stays_in_transaction(
-        &mut self,
-        now: Instant,
-        id: ConnId,
-        pool: usize,
-        actions: &mut Out,
-    ) {
+    fn stays_in_transaction(&mut self, now: Instant, id: ConnId, pool: usize, actions: &mut Out) {
         if self.is_statement_mode(pool) {
             let text = ErrorText::fatal(
                 sqlstate::PROTOCOL_VIOLATION,

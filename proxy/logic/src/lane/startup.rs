@@ -49,13 +49,7 @@ impl Lane {
         Progress { consumed: used, want: Want::More }
     }
 
-    fn refuse_startup(
-        &mut self,
-        now: Instant,
-        id: ConnId,
-        error: StartupError,
-        actions: &mut Out,
-    ) {
+    fn refuse_startup(&mut self, now: Instant, id: ConnId, error: StartupError, actions: &mut Out) {
         let message = error.to_string();
         Self::say(id, &ErrorText::fatal(error.sqlstate(), &message), actions);
         self.client_left(now, id, CloseMode::Flush, actions);
@@ -166,7 +160,6 @@ fn wants_replication(value: &str) -> bool {
         "database" | "true" | "on" | "yes" | "1" | "t" | "y" | "tr" | "tru" | "ye"
     )
 }
-
 
 #[cfg(test)]
 mod tests {

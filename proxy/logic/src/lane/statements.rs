@@ -5,10 +5,9 @@
 //! gets its Parse in front where the server lacks it. The unnamed statement keeps its name: it is
 //! parsed again only if something else was unnamed on that server since.
 
-use crate::hints::{Deallocate, Hints, deallocate, scan};
+use crate::hints::scan;
 use crate::id::ConnId;
-use crate::lane::client::{Fate, Unnamed};
-use crate::lane::rename::NO_UNNAMED;
+use crate::lane::client::Fate;
 use crate::lane::server::purpose;
 use crate::lane::traffic::{Message, Step};
 use crate::lane::{Lane, Out};
@@ -74,9 +73,7 @@ impl Lane {
         let Some(Ok(parse)) = message.body().map(Parse::read) else {
             return self.malformed(now, id, message.head.tag, actions);
         };
-        if !parse.name.is_empty()
-            && self.must_wait(id, parse.name, Some(parse.body_after_name))
-        {
+        if !parse.name.is_empty() && self.must_wait(id, parse.name, Some(parse.body_after_name)) {
             return Step::Wait;
         }
         self.count_parse(id);
@@ -128,47 +125,8 @@ impl Lane {
         }
     }
 
-    fn parse_unnamed(&mut self, id: ConnId, parse: &Parse<'_>) {
-        let hints = scan(parse.text);
-        self.note_hints(id, hints, Some(parse.text));
-        let Some(client) = self.clients.get_mut(id) else { return };
-        let Some(server) = client.server else { return };
-        // With nothing under way before it, only its own failure can undo it.
-        let before = client.unnamed.take();
-        let alone = self.server_ref(server).is_some_and(|far| {
-            !far.ledger.is_waiting() && !far.ledger.is_skipping() && !far.ledger.is_unsynced()
-        });
-        let mut unnamed = Box::<Unnamed>::default();
-        unnamed.sequence = before.as_ref().map_or(1, |before| before.sequence + 1);
-        let mut kept = before;
-        if alone && let Some(old) = kept.take() {
-            unnamed.body = old.body;
-        }
-        unnamed.body.clear();
-        unnamed.body.extend_from_slice(parse.body_after_name);
-        unnamed.hints = hints;
-        let sequence = unnamed.sequence;
-        if self.ignored(server) {
-            if let Some(client) = self.clients.get_mut(id) {
-                client.unnamed = kept;
-            }
-            self.push(id, Expect::Parse, Origin::Client, 0);
-            return;
-        } else {
-            self.change_unnamed(id, kept);
-        }
-        if let Some(client) = self.clients.get_mut(id) {
-            client.unnamed = Some(unnamed);
-        }
-        let segment = self.clients.get(id).map_or(0, |client| client.segment);
-        if let Some(far) = self.server_mut(server) {
-            far.unnamed = Some((id, sequence));
-            far.unnamed_segment = segment;
-        }
-    }
-
     /// Whether a server ignores everything up to the next Sync.
-    fn ignored(&self, server: ConnId) -> bool {
+    pub(super) fn ignored(&self, server: ConnId) -> bool {
         self.server_ref(server).is_some_and(|far| far.ledger.is_skipping())
     }
 
@@ -281,7 +239,7 @@ impl Lane {
     }
 
     /// Makes sure that a server has a statement; tells its number there.
-    fn ensure(
+    pub(super) fn ensure(
         &mut self,
         id: ConnId,
         server: ConnId,
@@ -342,75 +300,6 @@ impl Lane {
         }
     }
 
-    /// Makes sure that the unnamed statement of the server is this client's.
-    fn ensure_unnamed(&mut self, id: ConnId, server: ConnId, actions: &mut Out) -> Option<Vec<u8>> {
-        let client = self.clients.get(id)?;
-        let last = client.unnamed.as_ref();
-        let far = self.servers.get_mut(server)?.server_mut()?;
-        // A Parse of an earlier segment whose end has not been answered may have been skipped; then
-        // another's statement is there.
-        let sure = far.unnamed_segment == client.segment || !far.ledger.is_behind();
-        let lost = !sure && last.is_some_and(|unnamed| !unnamed.body.is_empty());
-        let theirs = last.map(|unnamed| (id, unnamed.sequence));
-        if far.unnamed.is_some() && far.unnamed == theirs && !lost {
-            let hints = last.map_or(Hints::NONE, |unnamed| unnamed.hints);
-            if !hints.is_empty() {
-                let text = last.map(|last| super::lending::text_of(&last.body).to_vec());
-                self.note_hints(id, hints, text.as_deref().filter(|text| !text.is_empty()));
-            }
-            return None;
-        }
-        let mine = last.filter(|unnamed| !unnamed.body.is_empty());
-        let wanted = mine.map(|unnamed| (id, unnamed.sequence));
-        let Some(wanted) = wanted else {
-            // The client has none. If the server has one it is another's: a name that nobody
-            // has lets the server say that there is none.
-            return far.unnamed.is_some().then(|| NO_UNNAMED.as_bytes().to_vec());
-        };
-        let unnamed = mine?;
-        let hints = unnamed.hints;
-        let body = &unnamed.body;
-        let mut sent = Ok(());
-        actions.write(server, |out| sent = write::parse(out, b"", body));
-        assert!(sent.is_ok(), "a statement that is kept is far below the largest message");
-        far.unnamed = Some(wanted);
-        far.unnamed_segment = client.segment;
-        far.ledger.push(Expect::Parse, Origin::Own, purpose::PARSE);
-        let text = (!hints.is_empty()).then(|| super::lending::text_of(&unnamed.body).to_vec());
-        if let Some(text) = text {
-            self.note_hints(id, hints, Some(&text));
-        }
-        None
-    }
-
-    /// The unnamed statement of the server is this client's, with a text that is not kept.
-    fn own_unnamed(&mut self, id: ConnId) {
-        let Some(client) = self.clients.get_mut(id) else { return };
-        let unnamed = client.unnamed.get_or_insert_default();
-        unnamed.body.clear();
-        unnamed.sequence += 1;
-        let (sequence, server) = (unnamed.sequence, client.server);
-        if let Some(far) = server.and_then(|server| self.server_mut(server)) {
-            far.unnamed = Some((id, sequence));
-        }
-    }
-
-    /// A simple Query drops the unnamed statement, here as there.
-    pub(super) fn forget_unnamed(&mut self, id: ConnId) {
-        let server = self.clients.get(id).and_then(|client| client.server);
-        if server.is_some_and(|server| self.ignored(server)) {
-            return;
-        }
-        let Some(client) = self.clients.get_mut(id) else { return };
-        if let Some(unnamed) = &mut client.unnamed {
-            unnamed.body.clear();
-        }
-        let server = client.server;
-        if let Some(far) = server.and_then(|server| self.server_mut(server)) {
-            far.unnamed = None;
-        }
-    }
-
     /// Bind.
     pub(super) fn bind(
         &mut self,
@@ -465,7 +354,7 @@ impl Lane {
         Step::Took(shown)
     }
 
-    fn too_long(
+    pub(super) fn too_long(
         &mut self,
         now: Instant,
         id: ConnId,
@@ -541,13 +430,11 @@ impl Lane {
             self.tell(server, actions);
             return Step::Took(message.shown.len());
         }
-        if target.name.is_empty() {
-            let mine = self.clients.get(id).and_then(|client| client.unnamed.as_ref());
-            let mine = mine.map(|unnamed| (id, unnamed.sequence));
-            let theirs = self.server_ref(server).and_then(|far| far.unnamed);
-            if theirs == mine {
-                self.forget_unnamed(id);
-            }
+        if target.name.is_empty()
+            && let Some(before) = self.forget_unnamed(id)
+        {
+            self.change_unnamed(id, Expect::Close, Some(before));
+            return self.pass(id, message, actions);
         }
         if target.name.starts_with(PREFIX) {
             self.push(id, Expect::Close, Origin::Told, 0);
@@ -564,110 +451,10 @@ impl Lane {
         if small { message.body() } else { Some(&[]) }
     }
 
-    /// DEALLOCATE of a statement that the client prepared by protocol, as a simple Query.
-    pub(super) fn simple_deallocate(
-        &mut self,
-        _now: Instant,
-        id: ConnId,
-        message: Message<'_>,
-        text: Option<&[u8]>,
-        actions: &mut Out,
-    ) -> Option<Step> {
-        let rewritten = self.deallocated(id, text?, actions)?;
-        let server = self.clients.get(id)?.server?;
-        actions.write(server, |out| write::query(out, &rewritten));
-        self.push(id, Expect::Query, Origin::Client, 0);
-        Some(Step::Took(message.shown.len()))
-    }
-
-    /// The same, as an extended statement.
-    fn extended_deallocate(
-        &mut self,
-        now: Instant,
-        id: ConnId,
-        message: Message<'_>,
-        parse: &Parse<'_>,
-        actions: &mut Out,
-    ) -> Option<Step> {
-        if !parse.name.is_empty() {
-            return None;
-        }
-        let rewritten = self.deallocated(id, parse.text, actions)?;
-        let server = self.clients.get(id)?.server?;
-        let body = [&rewritten[..], &[0], parse.types].concat();
-        let mut sent = Ok(());
-        actions.write(server, |out| sent = write::parse(out, b"", &body));
-        if let Err(error) = sent {
-            return Some(self.too_long(now, id, error, actions));
-        }
-        if let Ok(view) = Parse::read(&[&[0], &body[..]].concat()) {
-            self.parse_unnamed(id, &view);
-        }
-        Some(Step::Took(message.shown.len()))
-    }
-
-    /// What to send in place of a text that drops prepared statements; none: the text itself.
-    fn deallocated(&mut self, id: ConnId, text: &[u8], actions: &mut Out) -> Option<Vec<u8>> {
-        let server = self.clients.get(id)?.server?;
-        if !scan(text).has(Hints::STATEMENTS) || self.ignored(server) {
-            return None;
-        }
-        match deallocate(text) {
-            Some(Deallocate::All) => {
-                self.expect_drop(id);
-                None
-            }
-            Some(Deallocate::Name { start, end, name }) => {
-                let statement = self.clients.get_mut(id)?.names.remove(&name)?;
-                let number = self.ensure(id, server, statement, actions);
-                let held = self.server_mut(server)?.statements.forget(statement).is_some();
-                if held {
-                    self.texts.release(statement);
-                }
-                self.texts.release(statement);
-                let name = ServerName::new(number);
-                Some([&text[..start], name.as_bytes(), &text[end..]].concat())
-            }
-            None if text.trim_ascii().trim_ascii_end().eq_ignore_ascii_case(b"discard all") => {
-                self.expect_drop(id);
-                None
-            }
-            None => None,
-        }
-    }
-
-    /// A text that drops all statements is about to be sent. Where nothing can keep it from
-    /// being carried out, messages behind it find them gone; otherwise its answer decides.
-    fn expect_drop(&mut self, id: ConnId) {
-        let server = self.clients.get(id).and_then(|client| client.server);
-        let sure = server.and_then(|server| self.server_ref(server)).is_some_and(|far| {
-            far.status != b'E' && !far.ledger.is_waiting() && !far.ledger.is_unsynced()
-        });
-        if sure {
-            self.drop_statements(id);
-        }
-    }
-
-    /// All named statements of a client, and of the server it has, are gone.
-    pub(super) fn drop_statements(&mut self, id: ConnId) {
-        let Some(client) = self.clients.get_mut(id) else { return };
-        for statement in client.names.drain() {
-            self.texts.release(statement);
-        }
-        let Some(server) = client.server else { return };
-        let Some(far) = self.servers.get_mut(server).and_then(|far| far.server_mut()) else {
-            return;
-        };
-        for statement in far.statements.clear() {
-            self.texts.release(statement);
-        }
-    }
-
     /// A large text keeps its client on its server.
     fn pin_unknown(&mut self, id: ConnId) {
         if let Some(client) = self.clients.get_mut(id) {
             client.pins.insert(crate::state::Pins::UNKNOWN);
         }
     }
-
 }

@@ -93,13 +93,7 @@ impl Lane {
         }
     }
 
-    fn traffic(
-        &mut self,
-        now: Instant,
-        id: ConnId,
-        bytes: &[u8],
-        actions: &mut Out,
-    ) -> Progress {
+    fn traffic(&mut self, now: Instant, id: ConnId, bytes: &[u8], actions: &mut Out) -> Progress {
         let mut at = 0;
         while at < bytes.len() {
             let Some(client) = self.clients.get_mut(id) else { return all(bytes) };
@@ -181,14 +175,23 @@ impl Lane {
             b'H' | b'd' | b'c' | b'f' if !attached => self.skip(id, message),
             b'S' => self.expected(id, message, Expect::Sync, actions),
             b'c' | b'f' => self.expected(id, message, Expect::CopyEnd, actions),
-            b'H' | b'd' => self.pass(id, message, actions),
+            b'H' => self.pass(id, message, actions),
+            b'd' => {
+                self.note_data(id);
+                self.pass(id, message, actions)
+            }
             b'X' => {
                 self.terminate(now, id, actions);
                 Step::Over
             }
             tag => {
                 let text = format!("invalid frontend message type {tag}");
-                self.fatal(now, id, &ErrorText::fatal(sqlstate::PROTOCOL_VIOLATION, &text), actions);
+                self.fatal(
+                    now,
+                    id,
+                    &ErrorText::fatal(sqlstate::PROTOCOL_VIOLATION, &text),
+                    actions,
+                );
                 Step::Over
             }
         }
@@ -217,6 +220,13 @@ impl Lane {
         client.left = message.head.total() - shown;
         client.fate = Fate::Pass;
         Step::Took(shown)
+    }
+
+    fn note_data(&mut self, id: ConnId) {
+        let server = self.clients.get(id).and_then(|client| client.server);
+        if let Some(far) = server.and_then(|server| self.server_mut(server)) {
+            far.ledger.data();
+        }
     }
 
     /// Drops a message.
@@ -325,9 +335,16 @@ impl Lane {
                 Some(Err(_)) => return self.malformed(now, id, message.head.tag, actions),
             };
             self.note_text(id, text);
-            self.forget_unnamed(id);
+            let before = self.forget_unnamed(id);
             if let Some(step) = self.simple_deallocate(now, id, message, text, actions) {
                 return step;
+            }
+            if before.is_some() {
+                self.change_unnamed(id, Expect::Query, before);
+                if let Some(client) = self.clients.get_mut(id) {
+                    client.segment = client.segment.wrapping_add(1);
+                }
+                return self.pass(id, message, actions);
             }
         }
         self.expected(id, message, Expect::Query, actions)

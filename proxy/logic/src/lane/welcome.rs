@@ -29,11 +29,8 @@ impl Lane {
             return self.open_raw(now, id, pool, actions);
         }
         let session = self.pools[pool].mode() == crate::config::PoolMode::Session;
-        let parameters = if session {
-            Ok(raw_startup(&login.startup))
-        } else {
-            of_startup(&login.startup)
-        };
+        let parameters =
+            if session { Ok(raw_startup(&login.startup)) } else { of_startup(&login.startup) };
         match parameters {
             Ok(parameters) => client.startup = self.states.intern(parameters),
             Err(reason) => {
@@ -161,7 +158,6 @@ impl Lane {
         let Some(client) = self.clients.get_mut(id) else { return };
         client.state = Arc::clone(&client.startup);
         self.greet(now, id, &base, &overlay, actions);
-
     }
 
     /// Tells a client what it needs to begin.
@@ -207,7 +203,13 @@ impl Lane {
     }
 
     /// Greets a replication client with what its own server said.
-    pub(super) fn greet_raw(&mut self, now: Instant, id: ConnId, server: ConnId, actions: &mut Out) {
+    pub(super) fn greet_raw(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        server: ConnId,
+        actions: &mut Out,
+    ) {
         let Some(far) = self.server_ref(server) else { return };
         let reported = Arc::clone(&far.reported);
         let overlay = Arc::clone(&self.nothing.parameters);

@@ -161,9 +161,13 @@ pub fn sasl_response(out: &mut Vec<u8>, data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::{bind, bind_header, close, describe, execute, parse, query, sync, terminate};
+    use super::{
+        bind, bind_header, cancel_request, close, describe, execute, parse, query, startup, sync,
+        terminate,
+    };
     use crate::client::{Execute, Parse, Target, bind_names};
-    use crate::frame::{LENGTH_MAX, header};
+    use crate::frame::{LENGTH_MAX, Malformed, header};
+    use crate::startup::{Packet, StartupError, packet};
 
     /// The one message in `bytes`, checked for its length.
     fn only(bytes: &[u8]) -> (u8, &[u8]) {
@@ -225,5 +229,36 @@ mod tests {
             assert_eq!(error.sqlstate(), "54000");
         }
         assert_eq!(out, b"before");
+    }
+
+    #[test]
+    fn a_startup_packet_is_read_once_its_last_byte_is_there() {
+        let mut bytes = Vec::new();
+        startup(&mut bytes, 3, 2, [("user", "ann"), ("database", "bücher")]);
+        let used = bytes.len();
+        bytes.push(b'x');
+        for len in 0..used {
+            assert_eq!(packet(&bytes[..len]), Ok(None), "{len}");
+        }
+        let parameters = vec![("user", "ann"), ("database", "bücher")];
+        let expected = Packet::Startup { major: 3, minor: 2, parameters };
+        assert_eq!(packet(&bytes), Ok(Some((expected, used))));
+    }
+
+    #[test]
+    fn a_cancel_secret_has_4_to_256_bytes() {
+        for (len, fits) in
+            [(0, false), (3, false), (4, true), (32, true), (256, true), (257, false)]
+        {
+            let mut bytes = Vec::new();
+            let secret = vec![7; len];
+            cancel_request(&mut bytes, 42, &secret);
+            let read = packet(&bytes);
+            if fits {
+                assert_eq!(read, Ok(Some((Packet::Cancel { pid: 42, secret: &secret }, len + 12))));
+            } else {
+                assert_eq!(read, Err(StartupError::Malformed(Malformed::Value)), "{len}");
+            }
+        }
     }
 }

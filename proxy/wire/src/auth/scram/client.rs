@@ -145,9 +145,9 @@ impl ScramClient {
 
 #[cfg(test)]
 mod tests {
-    use super::super::server::ScramServer;
-    use super::super::{Verifier, salted_password};
     use super::{Challenge, ClientKeys, ScramClient, ScramError, State};
+    use crate::auth::scram::server::ScramServer;
+    use crate::auth::scram::{Verifier, salted_password};
 
     const NONCE: [u8; 18] = [5; 18];
 

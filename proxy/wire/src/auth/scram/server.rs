@@ -142,8 +142,8 @@ impl ScramServer {
 
 #[cfg(test)]
 mod tests {
-    use super::super::client::{ClientKeys, ScramClient};
     use super::{ScramError, ScramServer, State, Verifier};
+    use crate::auth::scram::client::{ClientKeys, ScramClient};
     use base64::Engine;
     use base64::engine::general_purpose::STANDARD;
 

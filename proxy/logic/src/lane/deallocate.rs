@@ -1,0 +1,117 @@
+//! DEALLOCATE and DISCARD ALL: statements that clients prepared by protocol and drop by SQL.
+//!
+//! A name is the client's, so the text is sent with the server's name in its place. What drops all
+//! statements goes as it is, and the names of the client and its server are dropped with it.
+
+use crate::hints::{Deallocate, Hints, deallocate, scan};
+use crate::id::ConnId;
+use crate::lane::traffic::{Message, Step};
+use crate::lane::{Lane, Out};
+use crate::ledger::{Expect, Origin};
+use crate::prepared::ServerName;
+use crate::time::Instant;
+use pgring_wire::client::{Parse, write};
+
+impl Lane {
+    /// DEALLOCATE of a statement that the client prepared by protocol, as a simple Query.
+    pub(super) fn simple_deallocate(
+        &mut self,
+        _now: Instant,
+        id: ConnId,
+        message: Message<'_>,
+        text: Option<&[u8]>,
+        actions: &mut Out,
+    ) -> Option<Step> {
+        let rewritten = self.deallocated(id, text?, actions)?;
+        let server = self.clients.get(id)?.server?;
+        actions.write(server, |out| write::query(out, &rewritten));
+        self.push(id, Expect::Query, Origin::Client, 0);
+        Some(Step::Took(message.shown.len()))
+    }
+
+    /// The same, as an extended statement.
+    pub(super) fn extended_deallocate(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        message: Message<'_>,
+        parse: &Parse<'_>,
+        actions: &mut Out,
+    ) -> Option<Step> {
+        if !parse.name.is_empty() {
+            return None;
+        }
+        let rewritten = self.deallocated(id, parse.text, actions)?;
+        let server = self.clients.get(id)?.server?;
+        let body = [&rewritten[..], &[0], parse.types].concat();
+        let mut sent = Ok(());
+        actions.write(server, |out| sent = write::parse(out, b"", &body));
+        if let Err(error) = sent {
+            return Some(self.too_long(now, id, error, actions));
+        }
+        if let Ok(view) = Parse::read(&[&[0], &body[..]].concat()) {
+            self.parse_unnamed(id, &view);
+        }
+        Some(Step::Took(message.shown.len()))
+    }
+
+    /// What to send in place of a text that drops prepared statements; none: the text itself.
+    fn deallocated(&mut self, id: ConnId, text: &[u8], actions: &mut Out) -> Option<Vec<u8>> {
+        let server = self.clients.get(id)?.server?;
+        if !scan(text).has(Hints::STATEMENTS) || self.ignored(server) {
+            return None;
+        }
+        match deallocate(text) {
+            Some(Deallocate::All) => {
+                self.expect_drop(id);
+                None
+            }
+            Some(Deallocate::Name { start, end, name }) => {
+                let statement = self.clients.get_mut(id)?.names.remove(&name)?;
+                let number = self.ensure(id, server, statement, actions);
+                let held = self.server_mut(server)?.statements.forget(statement).is_some();
+                if held {
+                    self.texts.release(statement);
+                }
+                self.texts.release(statement);
+                let name = ServerName::new(number);
+                Some([&text[..start], name.as_bytes(), &text[end..]].concat())
+            }
+            None if text.trim_ascii().trim_ascii_end().eq_ignore_ascii_case(b"discard all") => {
+                // It fails in a transaction.
+                if self.server_ref(server)?.status == b'I' {
+                    self.expect_drop(id);
+                }
+                None
+            }
+            None => None,
+        }
+    }
+
+    /// A text that drops all statements is about to be sent. Where nothing can keep it from
+    /// being carried out, messages behind it find them gone; otherwise its answer decides.
+    fn expect_drop(&mut self, id: ConnId) {
+        let server = self.clients.get(id).and_then(|client| client.server);
+        let sure = server.and_then(|server| self.server_ref(server)).is_some_and(|far| {
+            far.status != b'E' && !far.ledger.is_waiting() && !far.ledger.is_unsynced()
+        });
+        if sure {
+            self.drop_statements(id);
+        }
+    }
+
+    /// All named statements of a client, and of the server it has, are gone.
+    pub(super) fn drop_statements(&mut self, id: ConnId) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        for statement in client.names.drain() {
+            self.texts.release(statement);
+        }
+        let Some(server) = client.server else { return };
+        let Some(far) = self.servers.get_mut(server).and_then(|far| far.server_mut()) else {
+            return;
+        };
+        for statement in far.statements.clear() {
+            self.texts.release(statement);
+        }
+    }
+}
