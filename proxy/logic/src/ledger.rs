@@ -102,6 +102,7 @@ enum Stage {
 }
 
 /// The answers due on one server connection.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the exchange")]
 #[derive(Debug, Default)]
 pub struct Ledger {
     due: VecDeque<Entry>,

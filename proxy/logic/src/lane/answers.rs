@@ -227,11 +227,9 @@ impl Lane {
             b'S' if self.reported(id, body).is_none() => {
                 return self.violated(now, id, "malformed ParameterStatus", body, actions);
             }
-            b'G' if self
-                .server_ref(id)
-                .is_some_and(|far| far.client.is_none() && far.ledger.is_copying_in()) =>
-            {
-                self.fail_copy(id, actions);
+            b'G' if self.server_ref(id).is_some_and(|far| far.client.is_none()) => {
+                // Nobody is left to send the data.
+                return self.close_server(now, id, actions);
             }
             b'E' => self.erred(id, body, whose, actions),
             b'C' => self.completed(id, body, whose),

@@ -5,6 +5,7 @@
 
 use crate::hints::{Deallocate, Hints, deallocate, scan};
 use crate::id::ConnId;
+use crate::lane::server::purpose;
 use crate::lane::traffic::{Message, Step};
 use crate::lane::{Lane, Out};
 use crate::ledger::{Expect, Origin};
@@ -22,8 +23,16 @@ impl Lane {
         text: Option<&[u8]>,
         actions: &mut Out,
     ) -> Option<Step> {
-        let rewritten = self.deallocated(id, text?, actions)?;
+        let text = text?;
         let server = self.clients.get(id)?.server?;
+        if self.server_ref(server)?.ledger.is_exchanging()
+            && matches!(deallocate(text), Some(Deallocate::Name { .. }))
+        {
+            // Whether the transaction will have failed by then is not known yet.
+            self.clients.get_mut(id)?.stalled = true;
+            return Some(Step::Wait);
+        }
+        let rewritten = self.deallocated(id, text, actions)?;
         actions.write(server, |out| write::query(out, &rewritten));
         self.push(id, Expect::Query, Origin::Client, 0);
         Some(Step::Took(message.shown.len()))
@@ -67,14 +76,23 @@ impl Lane {
                 None
             }
             Some(Deallocate::Name { start, end, name }) => {
-                let statement = self.clients.get_mut(id)?.names.remove(&name)?;
-                let number = self.ensure(id, server, statement, actions);
-                let held = self.server_mut(server)?.statements.forget(statement).is_some();
-                if held {
-                    self.texts.release(statement);
+                // In a failed transaction it fails, and the name stays.
+                let far = self.server_ref(server)?;
+                if far.status == b'E' || far.ledger.is_unsynced() {
+                    return None;
                 }
+                let statement = self.clients.get_mut(id)?.names.remove(&name)?;
                 self.texts.release(statement);
+                // The statement itself stays for others: one that stands for it is dropped. Its
+                // Parse cannot fail here; if it could, the server would skip a Query behind it.
+                let number = self.server_mut(server)?.statements.spare_number();
+                self.push(id, Expect::Parse, Origin::Own, purpose::QUIET);
                 let name = ServerName::new(number);
+                let mut sent = Ok(());
+                actions.write(server, |out| {
+                    sent = write::parse(out, name.as_bytes(), b"SELECT 1\0\0\0");
+                });
+                assert!(sent.is_ok(), "it is far below the largest message");
                 Some([&text[..start], name.as_bytes(), &text[end..]].concat())
             }
             None if text.trim_ascii().trim_ascii_end().eq_ignore_ascii_case(b"discard all") => {

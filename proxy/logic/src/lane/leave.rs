@@ -51,6 +51,7 @@ impl Lane {
         let raw = matches!(client.phase, ClientPhase::Raw);
         client.phase = ClientPhase::Gone;
         actions.push(Action::Close { conn: id, mode });
+        let copies = client.hints.has(Hints::COPY);
         let partial = client.left > 0 && client.fate == Fate::Pass;
         let looked = Hints::STATE | Hints::PIN | Hints::UNPIN;
         let dirty = client.hints.has(looked) || !client.pins.is_empty();
@@ -75,7 +76,12 @@ impl Lane {
         }
         let Some(server) = server else { return };
         let session = self.is_session_mode(pool);
-        self.abandon(now, server, (partial || raw, dirty || session, cancel), actions);
+        // Whether a server reads what follows as COPY data is a race nobody can see the end of.
+        let copying = self.server_ref(server).is_some_and(|far| {
+            far.ledger.is_copying_in() || copies && far.ledger.is_waiting()
+        });
+        let closes = partial || raw || copying;
+        self.abandon(now, server, (closes, dirty || session, cancel), actions);
     }
 
     /// Closes a server that nobody uses. Its place in the budget is used again or given back.

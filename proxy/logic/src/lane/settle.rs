@@ -8,7 +8,7 @@
 use crate::action::{Action, CloseMode};
 use crate::hints::Hints;
 use crate::id::ConnId;
-use crate::lane::client::Phase as ClientPhase;
+use crate::lane::client::{Fate, Phase as ClientPhase};
 use crate::lane::server::{Phase, purpose};
 use crate::lane::{Lane, Out};
 use crate::ledger::{Expect, Origin};
@@ -51,7 +51,8 @@ impl Lane {
         }
         let spent = Self::is_spent(far);
         let Some(client) = self.clients.get_mut(id) else { return };
-        if client.left > 0 || !matches!(client.phase, ClientPhase::Ready) {
+        let partial = client.left > 0 && client.fate == Fate::Pass;
+        if partial || !matches!(client.phase, ClientPhase::Ready) {
             return;
         }
         let mut asks = Hints::STATE | Hints::PIN;
@@ -282,12 +283,7 @@ impl Lane {
             return self.close_server(now, server, actions);
         }
         let Some(far) = self.server_mut(server) else { return };
-        let copying = far.ledger.is_copying_in();
         far.ledger.disown();
-        if copying {
-            self.fail_copy(server, actions);
-        }
-        let Some(far) = self.server_mut(server) else { return };
         if far.ledger.is_unsynced() || far.ledger.is_skipping() {
             far.ledger.push(Expect::Sync, Origin::Own, 0);
             actions.write(server, write::sync);
@@ -303,19 +299,6 @@ impl Lane {
             self.send_cancel(now, server, None, actions);
         }
         self.settle_abandoned(now, server, actions);
-    }
-
-    /// Ends the COPY of a client that has left.
-    pub(super) fn fail_copy(&mut self, server: ConnId, actions: &mut Out) {
-        let Some(far) = self.server_mut(server) else { return };
-        let extended = far.ledger.head().is_some_and(|entry| entry.expect == Expect::Execute);
-        far.ledger.push(Expect::CopyEnd, Origin::Own, 0);
-        actions.write(server, |out| write::copy_fail(out, "the client has left"));
-        if extended {
-            // Syncs sent before were swallowed by the COPY.
-            far.ledger.push(Expect::Sync, Origin::Own, 0);
-            actions.write(server, write::sync);
-        }
     }
 
     /// A client of a database that is no more.

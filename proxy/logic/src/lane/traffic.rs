@@ -8,6 +8,7 @@ use crate::config::PoolMode;
 use crate::hints::{Hints, custom_parameters, scan};
 use crate::id::ConnId;
 use crate::lane::client::{Failing, Fate, Phase};
+use crate::lane::server::Server;
 use crate::lane::{Lane, Out, all, later, more};
 use crate::ledger::{Expect, Origin};
 use crate::state::Pins;
@@ -424,7 +425,10 @@ impl Lane {
         let Some(client) = self.clients.get_mut(id) else { return };
         client.goodbye = true;
         let server = client.server.and_then(|server| self.server_ref(server));
-        if server.is_some_and(|far| far.ledger.is_waiting()) {
+        let answers = |far: &Server| {
+            far.ledger.is_waiting() && !far.ledger.is_unsynced() && !far.ledger.is_copying_in()
+        };
+        if server.is_some_and(answers) {
             return;
         }
         self.client_parted(now, id, CloseMode::Flush, actions);
