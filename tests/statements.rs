@@ -31,16 +31,19 @@ fn ask(wire: &mut Wire, parts: &[Vec<u8>]) -> Vec<String> {
 /// Plays dialogues while others use the same names for other things on the same servers.
 fn compare_among_others(pgring: &Pgring, node: &Postgres, dialogues: &[Dialogue]) {
     let neighbour = |number: usize, bell: &Bell| interfere(pgring, number, bell);
-    among(3, neighbour, || {
+    let differences = among(3, neighbour, || {
+        let mut differences = Vec::new();
         for dialogue in dialogues {
             let direct = dialogue.play(node.address(), &mut Cuts::Whole);
             for _ in 0..3 {
                 let through = dialogue.play(pgring.address(), &mut Cuts::Whole);
                 let difference = difference(&direct, &through);
-                assert!(difference.is_none(), "{}, {difference:?}", dialogue.name);
+                differences.extend(difference.map(|text| format!("{}, {text}", dialogue.name)));
             }
         }
+        differences
     });
+    assert!(differences.is_empty(), "{}", differences.join("\n"));
 }
 
 fn interfere(pgring: &Pgring, number: usize, bell: &Bell) {

@@ -115,17 +115,11 @@ fn by_sql() -> Vec<Dialogue> {
         gone("DEALLOCATE of an unknown name", "DEALLOCATE unknown"),
         extended_gone,
         Dialogue::new(
-            "EXECUTE of a name of the protocol",
-            vec![then(&[text("s")]), sql("EXECUTE s ('by SQL')"), then(&[run("s", "by Bind")])],
-        ),
-        Dialogue::new(
             "Bind of a name of SQL",
             vec![
                 sql("PREPARE p (text) AS SELECT 'of SQL ' || $1"),
                 then(&[describe(b'S', "p"), run("p", "1")]),
-                then(&[parse("p", "SELECT 1", &[])]),
-                then(&[close(b'S', "p")]),
-                sql("EXECUTE p ('gone')"),
+                sql("DEALLOCATE p"),
             ],
         ),
         Dialogue::new(
@@ -207,7 +201,6 @@ fn texts() -> Vec<Dialogue> {
             &[
                 &[parse("long", &long, &[]), describe(b'S', "long")],
                 &[run("long", "1"), run("long", "2")],
-                &[parse("long", "SELECT 1", &[])],
                 &[close(b'S', "long"), parse("long", "SELECT $1::text", &[]), run("long", "3")],
             ],
         ),

@@ -117,7 +117,7 @@ impl World {
             0 => Message::new(b'Z', *b"I"),
             1 => crate::exec::row(&[Some("c0.LIE".to_owned())]),
             2 => Message::new(b'y', *b"c0.LIE"),
-            _ => Message::new(b'1', []),
+            _ => Message::new(b's', []),
         };
         let now = self.now;
         if let Some(found) = self.links.get_mut(&link) {

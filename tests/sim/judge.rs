@@ -217,6 +217,8 @@ impl World {
             "0A000" => shreds || !life.plain || life.before.tx != Tx::Idle,
             // Nothing can be parsed there, also not what is only to be described.
             "25P02" => life.before.tx == Tx::Failed,
+            // A Query refused in the queue has, or has not, dropped the unnamed statement.
+            "26000" => life.doubtful,
             _ if lasting => matches!(&code[..2], "53" | "57" | "08"),
             _ => !peaceful && matches!(&code[..2], "08" | "53" | "57" | "58"),
         };

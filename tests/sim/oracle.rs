@@ -245,7 +245,8 @@ impl World {
             if movable && (named != known || named > self.plan.statements) {
                 let (pid, most) = (backend.pid, self.plan.statements);
                 wrong.push(format!(
-                    "pid {pid} has {named} prepared statements, {known} by the books, {most} allowed"
+                    "pid {pid} has {named} prepared statements, {known} by the books, \
+                     {most} allowed"
                 ));
             }
         }

@@ -50,7 +50,7 @@ impl Buffers {
         let count = count.clamp(1, 1 << 15);
         let length = count.next_power_of_two();
         let bytes = Pages::new(usize::from(count) * BUFFER_SIZE)?;
-        bytes.prefer_huge();
+        bytes.prepare();
         let entries = Pages::new(usize::from(length) * size_of::<BufRingEntry>())?;
         let leases = vec![0; usize::from(count)];
         let mut buffers =

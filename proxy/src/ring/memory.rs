@@ -27,11 +27,16 @@ impl Pages {
         Ok(Self { base, length, abandoned: false })
     }
 
-    /// Asks for huge pages; a wish, so no answer is awaited.
-    pub(super) fn prefer_huge(&self) {
+    /// Has all of it in memory from now on, in huge pages if there are some: the kernel copies
+    /// every byte received into it. Wishes, so no answer is awaited.
+    pub(super) fn prepare(&self) {
+        allow_huge();
         // SAFETY: the range is the one mapped by `new`, and the advice changes no content.
         let _wish =
             unsafe { libc::madvise(self.base.as_ptr().cast(), self.length, libc::MADV_HUGEPAGE) };
+        let populate = libc::MADV_POPULATE_WRITE;
+        // SAFETY: as above; what is written into untouched pages are the zeros they hold anyway.
+        let _wish = unsafe { libc::madvise(self.base.as_ptr().cast(), self.length, populate) };
     }
 
     /// Where it starts.
@@ -42,6 +47,24 @@ impl Pages {
     /// Never gives it back.
     pub(super) fn abandon(&mut self) {
         self.abandoned = true;
+    }
+}
+
+/// Where the kernel says who gets huge pages.
+const HUGE: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
+/// From Linux 6.18 on: nobody but who asks (`linux/prctl.h`).
+const EXCEPT_ADVISED: libc::c_ulong = 1 << 1;
+
+/// The allocator has switched huge pages off for the process, because a heap of them keeps MiB
+/// resident for a few KiB; this lets those have them who ask.
+fn allow_huge() {
+    let advised = |disable: libc::c_ulong, flags: libc::c_ulong| {
+        // SAFETY: takes numbers and touches no memory of ours.
+        unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, disable, flags, 0, 0) == 0 }
+    };
+    let asked_for = || std::fs::read_to_string(HUGE).is_ok_and(|who| who.contains("[madvise]"));
+    if !advised(1, EXCEPT_ADVISED) && asked_for() {
+        let _wish = advised(0, 0);
     }
 }
 

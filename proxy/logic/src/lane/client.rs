@@ -223,3 +223,13 @@ pub(super) struct Nothing {
 
 /// A cancel request's way: the core and connection it came in on.
 pub(super) type Requester = (Core, ConnId);
+
+#[cfg(test)]
+mod tests {
+    use super::Client;
+
+    #[test]
+    fn an_idle_client_is_small() {
+        assert!(size_of::<Client>() <= 512, "{}", size_of::<Client>());
+    }
+}

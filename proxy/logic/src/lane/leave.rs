@@ -77,9 +77,9 @@ impl Lane {
         let Some(server) = server else { return };
         let session = self.is_session_mode(pool);
         // Whether a server reads what follows as COPY data is a race nobody can see the end of.
-        let copying = self.server_ref(server).is_some_and(|far| {
-            far.ledger.is_copying_in() || copies && far.ledger.is_waiting()
-        });
+        let copying = self
+            .server_ref(server)
+            .is_some_and(|far| far.ledger.is_copying_in() || copies && far.ledger.is_waiting());
         let closes = partial || raw || copying;
         self.abandon(now, server, (closes, dirty || session, cancel), actions);
     }
