@@ -8,9 +8,9 @@
 //! ```
 //!
 //! The driver decides nothing about clients and servers. What it does by itself is flow: which
-//! bytes wait where ([`conn`]), in which order they are shown ([`feed`]), when a connection that
-//! sends faster than another one reads is paused ([`flow`]), and how a descriptor is let go of
-//! ([`close`]).
+//! bytes wait where (`conn`), in which order they are shown (`feed`), when a connection that
+//! sends faster than another one reads is paused (`flow`), and how a descriptor is let go of
+//! (`close`).
 
 mod close;
 mod conn;

@@ -132,7 +132,8 @@ impl World {
             let mut served = false;
             for (link, backend) in backends {
                 let pool = self.links.get(link).and_then(|link| link.pool.as_ref());
-                served |= backend.owner == Some(life.number) && !backend.idle();
+                let mine = backend.owner.is_none_or(|owner| owner == life.number);
+                served |= mine && !backend.idle();
                 let idle = backend.idle() && backend.rests + limit < self.now;
                 if idle && pool == Some(&life.pool) && !self.links[link].near_closed {
                     idler = Some(backend.pid);

@@ -104,7 +104,6 @@ enum Stage {
 /// The answers due on one server connection.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the exchange")]
 #[derive(Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, all may be true")]
 pub struct Ledger {
     due: VecDeque<Entry>,
     /// Of the Query or function call at the head.

@@ -30,7 +30,7 @@ const PROBES_MAX: u8 = 6;
 /// How long the kernel waits for a peer that does not take what is sent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Patience {
-    /// [`USER_TIMEOUT`].
+    /// `USER_TIMEOUT`.
     Short,
     /// For ever; somebody else looks at the clock.
     Long,

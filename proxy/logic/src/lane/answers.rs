@@ -78,6 +78,7 @@ impl Lane {
         }
         // Only now, with nothing left to read: bytes behind the last answer, if any, have been
         // judged while the server was still its client's.
+        self.cancel_now(now, id, actions);
         self.unstall(id, actions);
         self.settle(now, id, actions);
         all(bytes)

@@ -10,6 +10,7 @@ use crate::id::{ConnId, Core, Secret};
 use crate::lane::client::{Phase, Requester};
 use crate::lane::server::{Errand, Far};
 use crate::lane::{Lane, Out};
+use crate::ledger::Origin;
 use crate::mail::Mail;
 use crate::time::{Duration, Instant};
 use crate::timers::{Owner, Scheduled};
@@ -40,9 +41,31 @@ impl Lane {
         let running = client
             .server
             .filter(|server| self.server_ref(*server).is_some_and(|far| far.ledger.is_waiting()));
-        match running {
-            Some(server) => self.send_cancel(now, server, Some(from), actions),
-            None => self.cancel_answered(now, from, actions),
+        let Some(server) = running else { return self.cancel_answered(now, from, actions) };
+        let Some(far) = self.server_mut(server) else { return };
+        if far.ledger.head().is_none_or(|entry| entry.origin != Origin::Own) {
+            return self.send_cancel(now, server, Some(from), actions);
+        }
+        // A query of our own is running: it is not meant. What is behind it may be.
+        if far.ledger.is_exchanging() && far.cancel_later.is_none() {
+            far.cancel_later = Some(from);
+        } else {
+            self.cancel_answered(now, from, actions);
+        }
+    }
+
+    /// The query that a cancel request means may be running now.
+    pub(super) fn cancel_now(&mut self, now: Instant, server: ConnId, actions: &mut Out) {
+        let Some(far) = self.server_mut(server) else { return };
+        let own = far.ledger.head().is_some_and(|entry| entry.origin == Origin::Own);
+        if own {
+            return;
+        }
+        let Some(from) = far.cancel_later.take() else { return };
+        if far.ledger.is_waiting() && far.client.is_some() {
+            self.send_cancel(now, server, Some(from), actions);
+        } else {
+            self.cancel_answered(now, from, actions);
         }
     }
 
@@ -108,13 +131,17 @@ impl Lane {
         far.cancels -= 1;
         // One that did not end in time may still be delivered, to whoever has the server then.
         far.unfit |= late;
-        if far.client.is_none() {
-            self.settle_abandoned(now, server, actions);
-        }
+        // What had to wait for it: see `settle`.
+        self.settle(now, server, actions);
     }
 
     /// This lane is done with a request: tells the connection it came in on.
-    fn cancel_answered(&mut self, now: Instant, (core, conn): Requester, actions: &mut Out) {
+    pub(super) fn cancel_answered(
+        &mut self,
+        now: Instant,
+        (core, conn): Requester,
+        actions: &mut Out,
+    ) {
         if core == self.core {
             self.cancelled(now, conn, actions);
         } else {

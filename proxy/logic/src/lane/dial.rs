@@ -107,6 +107,7 @@ impl Lane {
             unnamed: None,
             unnamed_segment: 0,
             cancels: 0,
+            cancel_later: None,
             inspected: None,
             touched: None,
             dirty: false,

@@ -209,6 +209,7 @@ impl Lane {
             unnamed: Some((ConnId::new(Side::Server, 0, 0), 0)),
             unnamed_segment: 0,
             cancels: 0,
+            cancel_later: None,
             inspected: None,
             touched,
             dirty: false,

@@ -98,6 +98,8 @@ pub(super) struct Server {
     pub(super) unnamed_segment: u32,
     /// Cancel requests on their way to it.
     pub(super) cancels: u32,
+    /// One that waits for the end of a query of our own.
+    pub(super) cancel_later: Option<Requester>,
     pub(super) inspected: Option<Box<Inspected>>,
     /// A client whose texts may have set parameters on it that cannot be looked up: before
     /// anybody else uses it, all of them are reset.

@@ -30,6 +30,10 @@ impl Lane {
         if far.dying {
             return;
         }
+        if far.cancels > 0 {
+            // Queries of our own would be hit by a cancel request that is still on its way.
+            return;
+        }
         let (status, pool) = (far.status, far.pool);
         let parting = far.client.filter(|id| self.clients.get(*id).is_some_and(|c| c.goodbye));
         if let Some(id) = parting {
@@ -146,13 +150,17 @@ impl Lane {
             return;
         };
         let found = far.inspected.take();
-        let failed = far.error.take().is_some();
+        let error = far.error.take();
+        let cancelled = error.as_ref().is_some_and(|error| error.code == sqlstate::QUERY_CANCELED);
+        let failed = error.is_some();
         let client = far.client.and_then(|client| self.clients.get_mut(client));
         let (Some(found), false) = (found, failed) else {
             // What cannot be asked cannot be undone: the client keeps the server, then it goes.
             far.dirty = true;
-            if let Some(client) = client {
-                client.pins.insert(Pins::UNKNOWN);
+            match client {
+                Some(client) if cancelled => client.hints |= Hints::STATE,
+                Some(client) => client.pins.insert(Pins::UNKNOWN),
+                None => {}
             }
             return;
         };
@@ -241,6 +249,9 @@ impl Lane {
         if Self::is_spent(far) {
             return self.close_server(now, server, actions);
         }
+        if far.cancels > 0 {
+            return;
+        }
         if far.status != b'I' {
             return self.own_query(server, "ROLLBACK", purpose::ROLLBACK, actions);
         }
@@ -255,10 +266,6 @@ impl Lane {
             if !reset.is_empty() {
                 return self.own_query(server, &reset, purpose::RESET, actions);
             }
-        }
-        let Some(far) = self.server_mut(server) else { return };
-        if far.cancels > 0 {
-            return;
         }
         self.free(now, server, actions);
     }
