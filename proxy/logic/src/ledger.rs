@@ -207,6 +207,11 @@ impl Ledger {
         self.due.iter().any(|entry| ends(entry.expect))
     }
 
+    /// Something is due to the client.
+    pub fn is_clients(&self) -> bool {
+        self.due.iter().any(|entry| entry.origin != Origin::Own)
+    }
+
     /// The server waits for COPY data.
     pub fn is_copying_in(&self) -> bool {
         self.copying == Copying::In
