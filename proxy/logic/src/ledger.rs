@@ -336,25 +336,16 @@ impl Ledger {
         self.copying = Copying::In;
         let ahead = core::mem::take(&mut self.data_ahead);
         while let Some(&next) = self.due.get(1) {
-            match next.expect {
-                Expect::Sync => {
-                    self.doubtful |= ahead;
-                    self.due.remove(1);
-                }
-                Expect::CopyEnd => {
-                    self.due.remove(1);
-                    self.copying = Copying::InEnded;
-                    return;
-                }
-                Expect::Query
-                | Expect::Parse
-                | Expect::Bind
-                | Expect::DescribeStatement
-                | Expect::DescribePortal
-                | Expect::Execute
-                | Expect::Close
-                | Expect::Call => return,
+            if next.expect == Expect::Sync {
+                self.doubtful |= ahead;
+                self.due.remove(1);
+                continue;
             }
+            if next.expect == Expect::CopyEnd {
+                self.due.remove(1);
+                self.copying = Copying::InEnded;
+            }
+            return;
         }
     }
 }
