@@ -97,8 +97,9 @@ fn cancel_own(pgring: &Pgring, wire: &mut Wire, player: &mut Player) {
     thread::sleep(Duration::from_millis(player.dice().below(20) as u64));
     Wire::connect(pgring.address()).send(&cancel(wire.pid, &wire.key));
     loop {
-        let Polled::Message(message) = wire.poll() else {
-            panic!("no answer to a cancelled query")
+        let polled = wire.poll();
+        let Polled::Message(message) = polled else {
+            panic!("no answer to a cancelled query: {polled:?}")
         };
         match message.tag {
             b'D' => assert_eq!(message.value(), nonce),
