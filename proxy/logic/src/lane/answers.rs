@@ -88,13 +88,7 @@ impl Lane {
     fn reads(&self, id: ConnId, head: Header) -> bool {
         let Some(far) = self.server_ref(id) else { return false };
         let own = far.ledger.head().is_some_and(|entry| entry.origin == Origin::Own);
-        let small = head.body() <= READ_MAX;
-        match head.tag {
-            b'Z' | b'S' => true,
-            b'E' | b'C' => small,
-            b'D' => own && far.inspected.is_some() && small,
-            _ => false,
-        }
+        is_read(head, own && far.inspected.is_some())
     }
 
     /// Sends answers to a client, or nowhere.
@@ -417,5 +411,31 @@ impl Lane {
     /// Whether a server must not be used any more.
     pub(super) fn is_spent(far: &Server) -> bool {
         far.unfit || far.dying || far.ledger.is_doubtful()
+    }
+}
+
+/// Whether a body is collected to be looked at; `inspects`: rows are. A larger one is not: where
+/// it had to be, what is shown of it is malformed, and the server is closed (invariant I6).
+fn is_read(head: Header, inspects: bool) -> bool {
+    let looked_at = match head.tag {
+        b'Z' | b'S' | b'E' | b'C' => true,
+        b'D' => inspects,
+        _ => false,
+    };
+    looked_at && head.body() <= READ_MAX
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_read;
+    use pgring_wire::frame::{Header, LENGTH_MAX};
+
+    #[test]
+    fn a_hostile_server_cannot_make_a_lane_collect_a_gigabyte() {
+        for tag in *b"ZSECD" {
+            assert!(is_read(Header { tag, length: 6 }, true), "{tag}");
+            assert!(!is_read(Header { tag, length: LENGTH_MAX }, true), "{tag}");
+        }
+        assert!(!is_read(Header { tag: b'D', length: 6 }, false), "rows of clients pass unseen");
     }
 }
