@@ -1,7 +1,7 @@
 //! Limits and time-outs: what is refused, with which SQLSTATE, and that waiting and memory stay
 //! within bounds.
 
-use pgring_tests::command::{at_most_minutes, until};
+use pgring_tests::command::{at_most_minutes, say, until};
 use pgring_tests::dice::amount;
 use pgring_tests::message::{Message, V3_0, extended, query, startup, sync};
 use pgring_tests::pgring::{Pgring, Settings};
@@ -266,6 +266,7 @@ fn slow_readers_cost_little_and_hinder_nobody() {
     let each = pgring.resident().saturating_sub(before + SPARE) / readers as u64;
     assert!(each <= 256 << 10, "{each} bytes for each slow reader");
     let loaded = (0..5).map(|_| p99(&mut witness)).min().expect("five attempts");
+    say(&format!("{readers} slow readers, {each} bytes each; p99 {quiet:?}, now {loaded:?}"));
     let bound = (quiet * 3 / 2).max(Duration::from_millis(5));
     assert!(loaded <= bound, "p99 was {quiet:?} and is {loaded:?}");
     let mut reader = wires.swap_remove(0);
@@ -314,6 +315,7 @@ fn idle_clients_are_small() {
         wires.push(wire);
     }
     let each = pgring.resident().saturating_sub(before) / count as u64;
+    say(&format!("{count} idle clients, {each} bytes each"));
     assert!(each <= 3 << 10, "{each} bytes for each idle client");
     assert_eq!(wires[count / 2].value("SELECT 'alive'"), "alive");
 }

@@ -63,6 +63,11 @@ pub struct Ring {
     /// The provided buffers.
     pub buffers: Buffers,
     arena: Arena,
+    /// Hasty sends of which the kernel says something only if they are not done at once, and the
+    /// bytes of each.
+    hasty: Vec<(Token, u32)>,
+    /// The last turn could not tell yet what became of them.
+    unsettled: bool,
 }
 
 /// Headers the kernel reads at submission, at places that do not move until then.
@@ -112,7 +117,7 @@ impl Ring {
             },
             Some(_) | None => RingError::Other(why),
         })?;
-        Ok(Self { uring, buffers, arena: Arena::new() })
+        Ok(Self { uring, buffers, arena: Arena::new(), hasty: Vec::new(), unsettled: false })
     }
 
     /// Receives on `fd` until it ends or is cancelled.
@@ -143,6 +148,10 @@ impl Ring {
 
     /// Sends what is queued in `outbox`, or its first part. The outbox must be told of the
     /// completion by [`Outbox::arrived`].
+    ///
+    /// A hasty send ([`Kind::HastySend`]) does what can be done at once and completes in the turn
+    /// that submits it, with less than everything or `EAGAIN` if the socket has no room. Its
+    /// success wakes nobody: that turn waits for something else, so nothing may depend on it.
     pub fn send(&mut self, fd: BorrowedFd<'_>, token: Token, outbox: &mut Outbox) {
         if !self.arena.has_room() {
             self.submit();
@@ -162,13 +171,21 @@ impl Ring {
         let chunks = self.arena.iovecs.len() - first;
         assert!(self.arena.iovecs.len() <= IOVECS + 1, "the arena never moves");
         let fd = Fd(fd.as_raw_fd());
-        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        let mut flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+        let mut how = squeue::Flags::empty();
+        if token.kind() == Kind::HastySend {
+            // With MSG_WAITALL less than everything counts as a failure, which is not skipped.
+            flags |= libc::MSG_DONTWAIT;
+            how |= squeue::Flags::SKIP_SUCCESS;
+            let len = u32::try_from(outbox.flight_len()).unwrap_or(u32::MAX);
+            self.hasty.push((token, len));
+        }
         if chunks == 1
             && let Some(only) = self.arena.iovecs.pop()
         {
             let len = u32::try_from(only.iov_len).unwrap_or(u32::MAX);
             let send = opcode::Send::new(fd, only.iov_base.cast_const().cast(), len);
-            self.push(&send.flags(flags).build(), token);
+            self.push(&send.flags(flags).build().flags(how), token);
         } else if chunks > 1 {
             // SAFETY: a header of zeros is a valid one: no name, no iovecs, no control data.
             let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -177,7 +194,7 @@ impl Ring {
             self.arena.headers.push(header);
             let header = self.arena.headers.last().map_or(std::ptr::null(), std::ptr::from_ref);
             let send = opcode::SendMsg::new(fd, header).flags(flags.unsigned_abs());
-            self.push(&send.build(), token);
+            self.push(&send.build().flags(how), token);
         }
     }
 
@@ -225,6 +242,7 @@ impl Ring {
             }
         }
         self.submitted();
+        let first = completions.len();
         for entry in self.uring.completion().take(BATCH) {
             let Some(token) = Token::from_bits(entry.user_data()) else { continue };
             let lease = cqueue::buffer_select(entry.flags()).map(|id| self.buffers.filled(id));
@@ -235,12 +253,37 @@ impl Ring {
             let more = cqueue::more(entry.flags());
             completions.push(Completion { token, result, more, lease, accepted });
         }
+        self.settle(first, completions);
         Ok(())
+    }
+
+    /// Hasty sends of which the kernel has said nothing have taken everything: they are tried
+    /// when they are submitted, and what goes wrong is said before the system call returns.
+    fn settle(&mut self, first: usize, completions: &mut Vec<Completion>) {
+        if self.hasty.is_empty() {
+            return;
+        }
+        for completion in &completions[first..] {
+            if completion.token.kind() == Kind::HastySend {
+                self.hasty.retain(|(token, _)| *token != completion.token);
+            }
+        }
+        let submission = self.uring.submission();
+        self.unsettled = !submission.is_empty() || submission.cq_overflow();
+        drop(submission);
+        self.unsettled |= !self.uring.completion().is_empty();
+        if !self.unsettled {
+            let done = |(token, len)| {
+                let (result, more, lease, accepted) = (Ok(len), false, None, None);
+                Completion { token, result, more, lease, accepted }
+            };
+            completions.splice(first..first, self.hasty.drain(..).map(done));
+        }
     }
 
     /// Completions wait that the last turn had no room for.
     pub fn has_more(&mut self) -> bool {
-        !self.uring.completion().is_empty()
+        self.unsettled || !self.uring.completion().is_empty()
     }
 
     fn push(&mut self, entry: &squeue::Entry, token: Token) {
@@ -364,6 +407,39 @@ mod tests {
         let mut read = [0; 16];
         theirs.read_exact(&mut read).unwrap();
         assert_eq!(&read, b"front middle end");
+    }
+
+    #[test]
+    fn a_hasty_send_completes_in_its_turn_and_says_what_it_could_not_do() {
+        let mut ring = Ring::new(4).unwrap();
+        let (ours, mut theirs) = pair();
+        let (mut outbox, mut spare) = (Outbox::default(), Spare::default());
+        let token = Token::new(Kind::HastySend, 5, 7);
+        let mut sent = 0;
+        let last = loop {
+            outbox.append(&[9; 2 * BUFFER_SIZE], &mut spare);
+            ring.send(ours.as_fd(), token, &mut outbox);
+            let mut completions = Vec::new();
+            ring.turn(Some(Duration::ZERO), &mut completions).unwrap();
+            let [done] = completions.as_slice() else { panic!("one each: {completions:?}") };
+            assert_eq!(done.token, token);
+            let len = done.result.map_or(0, |len| usize::try_from(len).unwrap());
+            outbox.arrived(len, &mut ring.buffers, &mut spare);
+            sent += len;
+            if !outbox.is_light() {
+                break done.result;
+            }
+            assert!(outbox.is_empty());
+        };
+        assert!(last.map_or_else(|errno| errno == libc::EAGAIN, |len| len > 0), "{last:?}");
+        let mut read = vec![0; sent];
+        theirs.read_exact(&mut read).unwrap();
+        assert!(read.iter().all(|&byte| byte == 9) && sent > BUFFER_SIZE);
+        assert!(!ring.has_more());
+        // The next one waits for room, and says when it is done.
+        let token = Token::new(Kind::Send, 5, 7);
+        ring.send(ours.as_fd(), token, &mut outbox);
+        assert_eq!(turn(&mut ring).remove(0).token, token);
     }
 
     #[test]

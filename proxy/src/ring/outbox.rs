@@ -23,6 +23,8 @@ pub struct Outbox {
     flight: usize,
     /// Bytes in flight.
     flight_len: usize,
+    /// The socket took less than it was given: the next send waits until it takes more.
+    blocked: bool,
 }
 
 impl Outbox {
@@ -55,6 +57,17 @@ impl Outbox {
     pub fn weight(&self) -> usize {
         let leases = usize::from(self.leases);
         leases * BUFFER_SIZE + (self.chunks.len() - leases) * PIECE_SIZE
+    }
+
+    /// The next send covers everything, and the socket has taken everything before: it will most
+    /// likely be done at once.
+    pub fn is_light(&self) -> bool {
+        !self.blocked && self.chunks.len() <= CHUNKS_PER_SEND
+    }
+
+    /// Bytes in flight.
+    pub(super) fn flight_len(&self) -> usize {
+        self.flight_len
     }
 
     /// Queues a copy.
@@ -99,6 +112,7 @@ impl Outbox {
     /// The send in flight has ended, with `sent` bytes sent; the rest is queued again.
     pub fn arrived(&mut self, sent: usize, buffers: &mut Buffers, spare: &mut Spare) {
         assert!(sent <= self.flight_len, "the kernel sent more than it had");
+        self.blocked = sent < self.flight_len;
         self.flight = 0;
         self.flight_len = 0;
         self.len -= sent;

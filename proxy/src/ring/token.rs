@@ -18,6 +18,8 @@ pub enum Kind {
     Receive,
     /// A send of a connection.
     Send,
+    /// One that does not wait: the kernel says nothing if it takes everything.
+    HastySend,
     /// The connect of a server connection.
     Connect,
     /// The cancelling of something else of a connection.
@@ -78,6 +80,7 @@ impl Token {
             Kind::Close => 5,
             Kind::Accept => 6,
             Kind::Bell => 7,
+            Kind::HastySend => 8,
         };
         kind << 56 | (self.slot as u64) << 32 | self.generation as u64
     }
@@ -92,6 +95,7 @@ impl Token {
             5 => Kind::Close,
             6 => Kind::Accept,
             7 => Kind::Bell,
+            8 => Kind::HastySend,
             _ => return None,
         };
         let slot = u32::try_from(bits >> 32 & 0xFF_FFFF).ok()?;
@@ -109,6 +113,7 @@ mod tests {
         let kinds = [
             Kind::Receive,
             Kind::Send,
+            Kind::HastySend,
             Kind::Connect,
             Kind::Cancel,
             Kind::Close,

@@ -126,6 +126,11 @@ impl Default for Busy {
 }
 
 impl Busy {
+    /// Nobody waits for what is queued here to be sent, and it will be sent in one go.
+    pub(super) fn is_light(&self) -> bool {
+        self.holds.is_empty() && self.patience == Patience::Short && self.outbox.is_light()
+    }
+
     fn is_idle(&self) -> bool {
         self.inbox.chunks.is_empty()
             && self.outbox.is_empty()

@@ -59,7 +59,9 @@ impl<W: World> Worker<'_, W> {
         }
     }
 
-    /// Asks the kernel to send what is queued, of each connection one send at a time.
+    /// Asks the kernel to send what is queued, of each connection one send at a time. Where
+    /// nobody waits for the end of a send, it is a hasty one; those who found no buffer wait for
+    /// the buffers of all.
     pub(super) fn flush(&mut self) {
         let mut dirty = std::mem::take(&mut self.dirty);
         for id in dirty.drain(..) {
@@ -70,7 +72,9 @@ impl<W: World> Worker<'_, W> {
             if !sends || busy.outbox.is_empty() || busy.outbox.in_flight() {
                 continue;
             }
-            self.ring.send(fd.as_fd(), Token::of(Kind::Send, id), &mut busy.outbox);
+            let hasty = conn.phase == Phase::Open && busy.is_light() && self.starved.is_empty();
+            let kind = if hasty { Kind::HastySend } else { Kind::Send };
+            self.ring.send(fd.as_fd(), Token::of(kind, id), &mut busy.outbox);
             conn.ops += 1;
             conn.since = self.now;
             self.sweep.get_or_insert(self.now + SWEEP);
@@ -97,7 +101,10 @@ impl<W: World> Worker<'_, W> {
             return self.try_close(id);
         }
         let (left, empty) = (busy.outbox.weight(), busy.outbox.is_empty());
-        if let Err(errno) = result {
+        // A hasty send found no room; the next one waits for it.
+        if let Err(errno) = result
+            && errno != libc::EAGAIN
+        {
             return self.break_off(id, errno);
         }
         if !empty {
