@@ -274,7 +274,9 @@ impl<'a, W: World> Worker<'a, W> {
     fn complete(&mut self, completion: Completion) {
         match completion.token.kind() {
             Kind::Receive => self.received(completion),
-            Kind::Send | Kind::HastySend => self.sent(Table::owner(completion.token), completion.result),
+            Kind::Send | Kind::HastySend => {
+                self.sent(Table::owner(completion.token), completion.result)
+            }
             Kind::Connect => self.connected(Table::owner(completion.token), completion.result),
             Kind::Cancel => self.ended_one(Table::owner(completion.token)),
             Kind::Close => self.let_go(Table::owner(completion.token)),
