@@ -30,6 +30,8 @@ mod settle;
 mod startup;
 mod statements;
 mod traffic;
+#[cfg(test)]
+mod trial;
 mod unnamed;
 mod welcome;
 

@@ -149,6 +149,14 @@ impl Lane {
         }
     }
 
+    /// A server that a request waits for is taken from its client, or closed: it is not meant
+    /// any more.
+    pub(super) fn drop_cancel(&mut self, now: Instant, server: ConnId, actions: &mut Out) {
+        if let Some(from) = self.server_mut(server).and_then(|far| far.cancel_later.take()) {
+            self.cancel_answered(now, from, actions);
+        }
+    }
+
     /// One of the lanes that were asked is done with a request.
     pub(super) fn cancelled(&mut self, now: Instant, conn: ConnId, actions: &mut Out) {
         let Some(client) = self.clients.get_mut(conn) else { return };
@@ -164,5 +172,34 @@ impl Lane {
     /// The lane this is.
     pub fn core(&self) -> Core {
         self.core
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::lane::trial::{Trial, query};
+
+    /// A client with a query behind one of pgring's own, which sets the session's parameters,
+    /// and a cancel request that may only hit the former.
+    fn waiting() -> Trial {
+        let mut trial = Trial::start("");
+        trial.client_says(&query("SELECT 1"));
+        assert!(!trial.send_cancel(), "it waits for the end of pgring's own query");
+        trial
+    }
+
+    #[test]
+    fn a_cancel_request_that_waits_is_answered_when_pgring_closes_the_server() {
+        let mut trial = waiting();
+        let server = trial.server;
+        trial.with_lane(|lane, now, actions| lane.close_server(now, server, actions));
+        assert!(trial.is_cancel_answered());
+    }
+
+    #[test]
+    fn a_cancel_request_that_waits_is_answered_when_its_client_leaves() {
+        let mut trial = waiting();
+        trial.client_ends();
+        assert!(trial.is_cancel_answered());
     }
 }

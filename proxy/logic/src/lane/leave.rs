@@ -106,6 +106,7 @@ impl Lane {
         failure: Option<ServerError>,
         actions: &mut Out,
     ) {
+        self.drop_cancel(now, id, actions);
         let Some(far) = self.servers.get_mut(id).and_then(Far::server_mut) else { return };
         let (pool, counted, opening) = (far.pool, far.counted, far.is_opening());
         far.phase = Phase::Gone;
@@ -168,16 +169,12 @@ impl Lane {
         let (running, dying, counted) = (far.ledger.is_waiting(), far.dying, far.counted);
         let torn = tears(far);
         let error = far.error.take();
-        let later = far.cancel_later.take();
         let failure = opening.then(|| match &error {
             Some(error) => (**error).clone(),
             None => ServerError { code: String::new(), message: reason.to_owned() },
         });
         self.uncount(now, id, failure.filter(|_| counted), actions);
         actions.push(Action::Close { conn: id, mode: CloseMode::Now });
-        if let Some(requester) = later {
-            self.cancel_answered(now, requester, actions);
-        }
         let Some(client) = client else { return };
         if let Some(client) = self.clients.get_mut(client) {
             client.server = None;

@@ -278,6 +278,7 @@ impl Lane {
         (partial, dirty, cancel): (bool, bool, bool),
         actions: &mut Out,
     ) {
+        self.drop_cancel(now, server, actions);
         let Some(far) = self.server_mut(server) else { return };
         far.client = None;
         far.dirty |= dirty;

@@ -1,0 +1,134 @@
+//! A lane whose only client and only server are played by the test.
+
+use crate::action::{Action, Actions};
+use crate::config::parse;
+use crate::id::{ConnId, Core};
+use crate::lane::{Lane, Out};
+use crate::mail::{Event, Mail, Peer};
+use crate::time::Instant;
+use pgring_wire::backend::write as say;
+use pgring_wire::client::write;
+use std::sync::Arc;
+
+/// A Query.
+pub(super) fn query(text: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    write::query(&mut out, text);
+    out
+}
+
+/// A lane, and what it has asked for.
+pub(super) struct Trial {
+    pub(super) lane: Lane,
+    pub(super) client: ConnId,
+    pub(super) server: ConnId,
+    actions: Out,
+    key: Vec<u8>,
+    requester: Option<ConnId>,
+}
+
+impl Trial {
+    /// A client that is in, in front of a server that waits; `settings` are more of the config.
+    pub(super) fn start(settings: &str) -> Self {
+        let text = format!(
+            "workers = 1\n{settings}\nauth.method = \"trust\"\n[[clusters]]\nname = \"main\"\n\
+             [[clusters.nodes]]\nname = \"pg1\"\naddress = \"127.0.0.1:5432\"\n\
+             [[databases]]\nname = \"*\"\ncluster = \"main\"\n"
+        );
+        let mut config = parse(&text, &mut |_| Ok(String::new())).expect("a good config");
+        config.workers = 1;
+        let mut lane = Lane::new(Core(0), Arc::new(config), [7; 32]);
+        let client = lane.accept(Instant::START, Peer::Unix(0), false);
+        let (actions, key) = (Actions::default(), Vec::new());
+        let mut trial = Self { lane, client, server: client, actions, key, requester: None };
+        let mut hello = Vec::new();
+        write::startup(&mut hello, 3, 0, [("user", "app"), ("database", "app")]);
+        trial.client_says(&hello);
+        let pool = trial.lane.pools[0].key.clone();
+        trial.happens(Event::Mail(Mail::Permit { pool, count: 1 }));
+        trial.server = trial.connecting().expect("a server is wanted");
+        trial.happens(Event::Connected { conn: trial.server });
+        let mut welcome = Vec::new();
+        say::authentication_ok(&mut welcome);
+        say::parameter_status(&mut welcome, "in_hot_standby", "off");
+        say::backend_key_data(&mut welcome, 42, &[1, 2, 3, 4]);
+        say::ready_for_query(&mut welcome, b'I');
+        trial.server_says(&welcome);
+        let greeting = trial.said_to(client);
+        let at = greeting.windows(5).position(|head| head == b"K\0\0\0\x0c");
+        trial.key = greeting[at.expect("a key") + 5..][..8].to_vec();
+        trial
+    }
+
+    /// Lets the test do something with the lane.
+    pub(super) fn with_lane(&mut self, act: impl FnOnce(&mut Lane, Instant, &mut Out)) {
+        self.actions.clear();
+        act(&mut self.lane, Instant::START, &mut self.actions);
+    }
+
+    fn happens(&mut self, event: Event) {
+        self.with_lane(|lane, now, actions| lane.handle(now, event, actions));
+    }
+
+    fn receives(&mut self, conn: ConnId, bytes: &[u8]) -> usize {
+        let mut consumed = 0;
+        self.with_lane(|lane, now, actions| {
+            consumed = lane.receive(now, conn, bytes, actions).consumed;
+        });
+        consumed
+    }
+
+    /// Tells how many of the bytes were taken.
+    pub(super) fn client_says(&mut self, bytes: &[u8]) -> usize {
+        self.receives(self.client, bytes)
+    }
+
+    /// All of them must be taken.
+    pub(super) fn server_says(&mut self, bytes: &[u8]) {
+        assert_eq!(self.receives(self.server, bytes), bytes.len());
+    }
+
+    /// The client is gone.
+    pub(super) fn client_ends(&mut self) {
+        self.happens(Event::Ended { conn: self.client });
+    }
+
+    /// Cancels what the client does; tells whether that was answered at once.
+    pub(super) fn send_cancel(&mut self) -> bool {
+        let requester = self.lane.accept(Instant::START, Peer::Unix(0), false);
+        self.requester = Some(requester);
+        let pid = u32::from_be_bytes(self.key[..4].try_into().expect("four bytes"));
+        let mut request = Vec::new();
+        write::cancel_request(&mut request, pid, &self.key[4..]);
+        self.receives(requester, &request);
+        self.is_cancel_answered()
+    }
+
+    /// Whether the last thing that happened has ended the cancel request.
+    pub(super) fn is_cancel_answered(&self) -> bool {
+        let requester = self.requester;
+        let ends = |action: &Action<Mail>| {
+            matches!(action, Action::Close { conn, .. } if Some(*conn) == requester)
+        };
+        self.actions.list.iter().any(ends)
+    }
+
+    fn connecting(&self) -> Option<ConnId> {
+        self.actions.list.iter().find_map(|action| {
+            if let Action::Connect { conn, .. } = action { Some(*conn) } else { None }
+        })
+    }
+
+    /// What pgring itself has said to a connection when the last thing happened.
+    pub(super) fn said_to(&self, conn: ConnId) -> Vec<u8> {
+        let mut said = Vec::new();
+        for action in &self.actions.list {
+            if let Action::Write { to, start, len } = action
+                && *to == conn
+            {
+                said.extend_from_slice(&self.actions.scratch[*start..start + len]);
+            }
+        }
+        said
+    }
+}
