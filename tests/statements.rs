@@ -109,6 +109,24 @@ fn a_name_means_what_its_client_has_said() {
 }
 
 #[test]
+fn a_named_parse_never_brings_the_unnamed_statement_of_another() {
+    at_most_minutes(2);
+    let node = Postgres::start();
+    let pgring = Settings::new(&node).set("pool.size", 1).start();
+    let [mut other, mut mine] = [(); 2].map(|()| Wire::login(pgring.address(), "app"));
+    let unnamed = || [bind("", "", &[]), execute("", 0)].concat();
+    assert!(ask(&mut mine, &[parse("s", "SELECT 1", &[])]).is_empty());
+    let secret = parse("", "SELECT 'a secret'", &[]);
+    assert!(ask(&mut other, std::slice::from_ref(&secret)).is_empty());
+    assert_eq!(ask(&mut mine, &[parse("s", "SELECT 2", &[])]), ["42P05"]);
+    assert_eq!(ask(&mut mine, &[unnamed()]), ["26000"], "its Parse was refused");
+    assert!(ask(&mut other, &[secret]).is_empty());
+    let long = format!("SELECT '{}'", "l".repeat(300_000));
+    assert!(ask(&mut mine, &[parse("long", &long, &[])]).is_empty());
+    assert_eq!(ask(&mut mine, &[unnamed()]), ["26000"], "its Parse was long");
+}
+
+#[test]
 fn parameter_types_tell_equal_texts_apart() {
     at_most_minutes(2);
     let node = Postgres::start();

@@ -140,8 +140,9 @@ impl Lane {
                         self.texts.release(statement);
                     }
                 }
-                // A failed Parse leaves no unnamed statement, an ignored one whatever was there.
-                None if sent => far.unnamed = (index > 0).then_some((server, u64::MAX)),
+                // One without a name that failed leaves no unnamed statement; any other, and one
+                // that was ignored, leaves whatever was there.
+                None if sent => far.unnamed = Some((server, u64::MAX)),
                 None => {}
             }
             let client = far.client;

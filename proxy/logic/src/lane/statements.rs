@@ -66,7 +66,9 @@ impl Lane {
                 }
                 self.note_text(id, None);
                 self.pin_unknown(id);
-                self.own_unnamed(id);
+                if message.shown.get(Header::SIZE) == Some(&0) {
+                    self.own_unnamed(id);
+                }
             }
             return self.expected(id, message, Expect::Parse, actions);
         }
