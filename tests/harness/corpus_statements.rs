@@ -7,7 +7,8 @@ use crate::message::{bind, close, describe, execute, extended, parse, query, syn
 
 /// All dialogues of this file; they need no table.
 pub fn dialogues() -> Vec<Dialogue> {
-    [skipped(), by_sql(), in_transactions(), texts()].concat()
+    [skipped(), by_sql(), sql_then_protocol(), protocol_then_sql(), in_transactions(), texts()]
+        .concat()
 }
 
 fn run(name: &str, value: &str) -> Vec<u8> {
@@ -134,6 +135,90 @@ fn by_sql() -> Vec<Dialogue> {
     ]
 }
 
+/// Names are the same whether SQL or the protocol made them.
+fn sql_then_protocol() -> Vec<Dialogue> {
+    let sql = |text: &str| (query(text), Ready(1));
+    let then = |bytes: &[Vec<u8>]| ([&bytes.concat()[..], &sync()].concat(), Ready(1));
+    vec![
+        Dialogue::new(
+            "Parse of a name of SQL",
+            vec![
+                sql("PREPARE p (text) AS SELECT 'of SQL ' || $1"),
+                then(&[text("p")]),
+                then(&[text("p"), run("p", "1")]),
+                then(&[text("q"), run("q", "1")]),
+                then(&[run("p", "2")]),
+                sql("DEALLOCATE p"),
+                then(&[text("p"), run("p", "3")]),
+            ],
+        ),
+        Dialogue::new(
+            "Parse behind a PREPARE of SQL, unanswered",
+            vec![
+                (
+                    [query("PREPARE p AS SELECT 'of SQL'"), text("p"), run("p", "1"), sync()]
+                        .concat(),
+                    Ready(2),
+                ),
+                sql("EXECUTE p"),
+                sql("DEALLOCATE p"),
+            ],
+        ),
+        Dialogue::new(
+            "Close of a name of SQL",
+            vec![
+                sql("PREPARE p (text) AS SELECT 'of SQL ' || $1"),
+                then(&[close(b'S', "p")]),
+                sql("EXECUTE p('1')"),
+                then(&[text("p"), run("p", "2")]),
+            ],
+        ),
+    ]
+}
+
+fn protocol_then_sql() -> Vec<Dialogue> {
+    let sql = |text: &str| (query(text), Ready(1));
+    let then = |bytes: &[Vec<u8>]| ([&bytes.concat()[..], &sync()].concat(), Ready(1));
+    let parsed = |name, by: &[&str]| {
+        let texts = by.iter().map(|text| sql(text));
+        let after = [then(&[run("s", "1")]), then(&[text("s"), run("s", "2")])];
+        let first = [then(&[text("s"), text("t")])];
+        Dialogue::new(name, first.into_iter().chain(texts).chain(after).collect())
+    };
+    vec![
+        parsed("EXECUTE of a name of the protocol", &["EXECUTE s('0')", "execute \"t\"('1');"]),
+        parsed("EXECUTE with other texts", &["SELECT 1; EXECUTE s('0'); EXECUTE t('1'); SELECT 2"]),
+        parsed("EXECUTE explained", &["EXPLAIN (COSTS OFF) EXECUTE s('0')"]),
+        parsed(
+            "EXECUTE that fails",
+            &["EXECUTE s", "EXECUTE s('1', '2')", "EXECUTE u", "SELECT 1"],
+        ),
+        parsed("EXECUTE in a transaction", &["BEGIN; EXECUTE s('0')", "EXECUTE t('0')", "ABORT"]),
+        parsed("PREPARE of a name of the protocol", &["PREPARE s AS SELECT 1", "EXECUTE s('0')"]),
+        parsed("PREPARE in a transaction", &["BEGIN", "PREPARE s AS SELECT 1", "ROLLBACK"]),
+        parsed("DEALLOCATE with other texts", &["SELECT 1; DEALLOCATE s; SELECT 2"]),
+        parsed("DEALLOCATE twice", &["DEALLOCATE t; DEALLOCATE s; DEALLOCATE s; DEALLOCATE t"]),
+        parsed("DEALLOCATE behind an EXECUTE", &["EXECUTE s('0'); DEALLOCATE s; EXECUTE s('0')"]),
+        parsed("DEALLOCATE not reached", &["SELECT 1; SELECT 1/0; DEALLOCATE s"]),
+        parsed(
+            "DEALLOCATE in a failed transaction",
+            &["BEGIN; SELECT 1/0", "SELECT 1; DEALLOCATE s", "ROLLBACK"],
+        ),
+        Dialogue::new(
+            "DEALLOCATE with other texts, unanswered",
+            vec![
+                then(&[text("s")]),
+                ([query("SELECT 1; DEALLOCATE s"), run("s", "1"), sync()].concat(), Ready(2)),
+                (
+                    [query("SELECT 1"), query("EXECUTE s('1')"), query("SELECT 2")].concat(),
+                    Ready(3),
+                ),
+                then(&[text("s"), run("s", "2")]),
+            ],
+        ),
+    ]
+}
+
 fn in_transactions() -> Vec<Dialogue> {
     let sql = |text: &str| (query(text), Ready(1));
     let then = |bytes: &[Vec<u8>]| ([&bytes.concat()[..], &sync()].concat(), Ready(1));
@@ -202,6 +287,27 @@ fn texts() -> Vec<Dialogue> {
                 &[parse("long", &long, &[]), describe(b'S', "long")],
                 &[run("long", "1"), run("long", "2")],
                 &[close(b'S', "long"), parse("long", "SELECT $1::text", &[]), run("long", "3")],
+            ],
+        ),
+        rounds(
+            "a long text and a short one of the same name",
+            &[
+                &[parse("long", &long, &[])],
+                &[parse("long", "SELECT $1::text", &[])],
+                &[run("long", "1")],
+                &[close(b'S', "long"), parse("long", "SELECT $1::text", &[]), run("long", "2")],
+                &[run("long", "3")],
+            ],
+        ),
+        rounds(
+            "a short text and a long one of the same name",
+            &[
+                &[text("s")],
+                &[parse("s", &long, &[]), run("s", "1")],
+                &[run("s", "2")],
+                &[close(b'S', "s"), parse("s", &long, &[]), describe(b'S', "s")],
+                &[parse("s", &long, &[])],
+                &[describe(b'S', "s")],
             ],
         ),
         rounds(

@@ -11,6 +11,7 @@ use crate::lexer::{Lexer, Token};
 use core::ops::{BitOr, BitOrAssign};
 
 mod deallocate;
+mod names;
 mod parameters;
 
 /// What a text may do to its session.
@@ -87,6 +88,24 @@ pub enum Deallocate {
 /// What `text` drops, if it is one DEALLOCATE and nothing else.
 pub fn deallocate(text: &[u8]) -> Option<Deallocate> {
     deallocate::only(text)
+}
+
+/// A prepared statement that a text names.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Naming {
+    /// As `PostgreSQL` keeps it.
+    pub name: Vec<u8>,
+    /// By EXECUTE.
+    pub runs: bool,
+    /// By PREPARE.
+    pub makes: bool,
+    /// By DEALLOCATE.
+    pub drops: bool,
+}
+
+/// The prepared statements that `text` names, in order; none if that cannot be told for certain.
+pub fn statement_names(text: &[u8]) -> Option<Vec<Naming>> {
+    names::all(text)
 }
 
 /// Adds to `out` the parameters with a dot in their name that `text` may set, in lower case.

@@ -19,6 +19,7 @@ mod dial;
 mod leave;
 mod lending;
 mod login;
+mod name_space;
 mod names;
 mod orders;
 mod pool;
@@ -33,6 +34,7 @@ mod traffic;
 #[cfg(test)]
 mod trial;
 mod unnamed;
+mod unread;
 mod welcome;
 
 use crate::action::{Actions, CloseMode, Progress, Want};

@@ -34,13 +34,18 @@ pub(super) fn only(text: &[u8]) -> Option<Deallocate> {
     if is_word(token, "all") {
         return Some(Deallocate::All);
     }
-    let mut name = name(token)?.into_owned();
+    let name = cut(name(token)?.into_owned());
+    Some(Deallocate::Name { start: span.start, end: span.end, name })
+}
+
+/// A name as long as `PostgreSQL` keeps it.
+pub(super) fn cut(mut name: Vec<u8>) -> Vec<u8> {
     if name.len() > NAME_BYTES_MAX {
         let inside = |&end: &usize| name[end] & 0xc0 != 0x80;
         let end = (0..=NAME_BYTES_MAX).rev().find(inside).unwrap_or(NAME_BYTES_MAX);
         name.truncate(end);
     }
-    Some(Deallocate::Name { start: span.start, end: span.end, name })
+    name
 }
 
 #[cfg(test)]

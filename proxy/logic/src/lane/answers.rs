@@ -259,6 +259,9 @@ impl Lane {
     /// `DEALLOCATE ALL` and `DISCARD ALL`, wherever they came from, leave no statement.
     fn completed(&mut self, id: ConnId, body: &[u8], whose: Option<Entry>) {
         let Ok(tag) = backend::command_tag(body) else { return };
+        if tag == b"DEALLOCATE" {
+            return self.name_dropped(id, whose);
+        }
         if !matches!(tag, b"DEALLOCATE ALL" | b"DISCARD ALL" | b"RESET") {
             return;
         }

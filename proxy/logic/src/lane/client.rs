@@ -146,6 +146,8 @@ pub(super) struct Client {
     pub(super) unnamed: Option<Box<Unnamed>>,
     /// The name it last parsed although it was in use, and the number of its statement.
     pub(super) doubled: Option<(u64, Box<[u8]>)>,
+    /// What the DEALLOCATEs of the text that is running name, the last one first.
+    pub(super) dropping: Vec<Box<[u8]>>,
     pub(super) flight: Option<Box<Flight>>,
     /// What its texts may have done since the session was last inspected.
     pub(super) hints: Hints,
@@ -192,6 +194,7 @@ impl Client {
             stalled: false,
             unnamed: None,
             doubled: None,
+            dropping: Vec::new(),
             flight: None,
             hints: Hints::default(),
             pins: Pins::default(),

@@ -3,7 +3,7 @@
 //! A name is the client's, so the text is sent with the server's name in its place. What drops all
 //! statements goes as it is, and the names of the client and its server are dropped with it.
 
-use crate::hints::{Deallocate, Hints, deallocate, scan};
+use crate::hints::{Deallocate, deallocate};
 use crate::id::ConnId;
 use crate::lane::server::purpose;
 use crate::lane::traffic::{Message, Step};
@@ -17,7 +17,6 @@ impl Lane {
     /// DEALLOCATE of a statement that the client prepared by protocol, as a simple Query.
     pub(super) fn simple_deallocate(
         &mut self,
-        _now: Instant,
         id: ConnId,
         message: Message<'_>,
         text: Option<&[u8]>,
@@ -25,13 +24,6 @@ impl Lane {
     ) -> Option<Step> {
         let text = text?;
         let server = self.clients.get(id)?.server?;
-        if self.server_ref(server)?.ledger.is_exchanging()
-            && matches!(deallocate(text), Some(Deallocate::Name { .. }))
-        {
-            // Whether the transaction will have failed by then is not known yet.
-            self.clients.get_mut(id)?.stalled = true;
-            return Some(Step::Wait);
-        }
         let rewritten = self.deallocated(id, text, actions)?;
         actions.write(server, |out| write::query(out, &rewritten));
         self.push(id, Expect::Query, Origin::Client, 0);
@@ -67,7 +59,7 @@ impl Lane {
     /// What to send in place of a text that drops prepared statements; none: the text itself.
     fn deallocated(&mut self, id: ConnId, text: &[u8], actions: &mut Out) -> Option<Vec<u8>> {
         let server = self.clients.get(id)?.server?;
-        if !scan(text).has(Hints::STATEMENTS) || self.ignored(server) {
+        if self.ignored(server) {
             return None;
         }
         match deallocate(text) {
@@ -85,9 +77,10 @@ impl Lane {
                 self.texts.release(statement);
                 // The statement itself stays for others: one that stands for it is dropped. Its
                 // Parse cannot fail here; if it could, the server would skip a Query behind it.
-                let number = self.server_mut(server)?.statements.spare_number();
+                // Its name is unlike all others, because a text that was parsed may run again
+                // elsewhere.
+                let name = ServerName::new(u64::MAX - self.number());
                 self.push(id, Expect::Parse, Origin::Own, purpose::QUIET);
-                let name = ServerName::new(number);
                 let mut sent = Ok(());
                 actions.write(server, |out| {
                     sent = write::parse(out, name.as_bytes(), b"SELECT 1\0\0\0");

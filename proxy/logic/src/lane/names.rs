@@ -9,6 +9,7 @@ use crate::action::Action;
 use crate::hints::Hints;
 use crate::id::ConnId;
 use crate::lane::client::{Change, Unnamed};
+use crate::lane::server::purpose;
 use crate::lane::{Lane, Out};
 use crate::ledger::{Entry, Expect, Origin};
 use crate::prepared::StatementId;
@@ -125,7 +126,12 @@ impl Lane {
                 return;
             };
             if entry.expect == Expect::Close && entry.origin == Origin::Own && entry.mark != 0 {
-                far.unclosed.push(u64::from(entry.mark) - 1);
+                if entry.mark != purpose::LENT {
+                    far.unclosed.push(u64::from(entry.mark) - 1);
+                } else if skipped[index.saturating_sub(1)].expect != Expect::Parse {
+                    // A name of its client's is left on it, which nobody else may ever meet.
+                    far.unfit = true;
+                }
                 continue;
             }
             if matches!(entry.expect, Expect::Query | Expect::Close) {

@@ -50,6 +50,9 @@ pub(super) mod purpose {
     pub(in crate::lane) const ROLLBACK: u32 = 4;
     /// DISCARD ALL after a client that left.
     pub(in crate::lane) const RESET: u32 = 5;
+    /// Closes a name that a server has for a moment only. Were it to stay, another client would
+    /// meet it.
+    pub(in crate::lane) const LENT: u32 = u32::MAX;
     /// A Parse on behalf of a Bind: the answer, if it is an error, is the client's.
     pub(in crate::lane) const PARSE: u32 = 0x8000_0000;
 }

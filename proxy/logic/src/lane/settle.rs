@@ -212,9 +212,10 @@ impl Lane {
         let Some(far) = self.server_ref(server) else { return };
         let (status, pool) = (far.status, far.pool);
         let Some(id) = far.client else { return };
-        let waiting = far.ledger.is_waiting();
+        let waiting = far.ledger.is_clients();
         let Some(client) = self.clients.get_mut(id) else { return };
         client.requested = now;
+        client.dropping.clear();
         let counters = &mut self.pools[pool].stats;
         if let Some(since) = client.query_since.take() {
             let took = now.since(since);

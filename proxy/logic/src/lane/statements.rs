@@ -5,7 +5,7 @@
 //! gets its Parse in front where the server lacks it. The unnamed statement keeps its name: it is
 //! parsed again only if something else was unnamed on that server since.
 
-use crate::hints::scan;
+use crate::hints::{Hints, scan};
 use crate::id::ConnId;
 use crate::lane::client::Fate;
 use crate::lane::server::purpose;
@@ -18,7 +18,7 @@ use pgring_wire::client::{Parse, Target, bind_names, write};
 use pgring_wire::frame::{FrameError, Header};
 
 /// Our own names for statements start so; a client's name that does too is never sent as it is.
-const PREFIX: &[u8] = b"pgring_";
+pub(super) const PREFIX: &[u8] = b"pgring_";
 
 /// Where a statement name leads.
 enum Named {
@@ -31,7 +31,8 @@ enum Named {
 }
 
 impl Lane {
-    fn looks(&self, id: ConnId) -> bool {
+    /// Whether statement names of this client are ours to give.
+    pub(super) fn looks(&self, id: ConnId) -> bool {
         let pool = self.clients.get(id).and_then(|client| client.pool);
         pool.is_some_and(|pool| {
             !self.is_session_mode(pool) && self.pools[pool].settings.prepared_statements > 0
@@ -58,19 +59,7 @@ impl Lane {
             return step;
         }
         if !looks || !small {
-            self.count_parse(id);
-            if looks || self.watches(id) {
-                // What is not read may do anything, and cannot be parsed again elsewhere.
-                if message.shown[Header::SIZE..].starts_with(PREFIX) {
-                    return self.malformed(now, id, message.head.tag, actions);
-                }
-                self.note_text(id, None);
-                self.pin_unknown(id);
-                if message.shown.get(Header::SIZE) == Some(&0) {
-                    self.own_unnamed(id);
-                }
-            }
-            return self.expected(id, message, Expect::Parse, actions);
+            return self.parse_unread(now, id, message, actions);
         }
         let Some(Ok(parse)) = message.body().map(Parse::read) else {
             return self.malformed(now, id, message.head.tag, actions);
@@ -115,12 +104,12 @@ impl Lane {
     }
 
     /// Whether session state is followed for this client.
-    fn watches(&self, id: ConnId) -> bool {
+    pub(super) fn watches(&self, id: ConnId) -> bool {
         let pool = self.clients.get(id).and_then(|client| client.pool);
         pool.is_some_and(|pool| !self.is_session_mode(pool))
     }
 
-    fn count_parse(&mut self, id: ConnId) {
+    pub(super) fn count_parse(&mut self, id: ConnId) {
         if let Some(pool) = self.clients.get(id).and_then(|client| client.pool) {
             self.pools[pool].stats.client_parses += 1;
             self.pools[pool].stats.server_parses += 1;
@@ -135,27 +124,23 @@ impl Lane {
     fn parse_named(&mut self, id: ConnId, parse: &Parse<'_>, actions: &mut Out) {
         let Some(client) = self.clients.get(id) else { return };
         let Some(server) = client.server else { return };
-        let taken = client.names.get(parse.name).is_some();
+        if let Some(taken) = client.names.get(parse.name) {
+            return self.parse_taken(id, parse.name, taken, actions);
+        }
         if self.ignored(server) {
             // The server would not read it.
             self.push(id, Expect::Parse, Origin::Client, 0);
             return;
+        }
+        if self.may_know_names(id) && !parse.name.starts_with(PREFIX) {
+            self.ask_for_name(id, server, parse.name, actions);
         }
         let text = parse.text;
         let statement = self.texts.intern(parse.body_after_name, || scan(text));
         let Some(far) = self.server_mut(server) else { return };
         let known = far.statements.get(statement).is_some();
         let sure = known && far.status != b'E' && !far.ledger.is_exchanging();
-        if taken {
-            // The name is in use: a server says so best, so it is asked to parse twice.
-            let number = self.ensure(id, server, statement, actions);
-            if let Some(client) = self.clients.get_mut(id) {
-                client.doubled = Some((number, parse.name.into()));
-            }
-            self.send_parse(server, statement, number, actions);
-            self.push(id, Expect::Parse, Origin::Client, 0);
-            self.texts.release(statement);
-        } else if sure {
+        if sure {
             if let Some(pool) = self.clients.get(id).and_then(|client| client.pool) {
                 self.pools[pool].stats.server_parses -= 1;
             }
@@ -176,6 +161,25 @@ impl Lane {
             let entry = (Expect::Parse, Origin::Client, statement.mark());
             self.change_name(id, entry, parse.name, Some(statement));
         }
+    }
+
+    /// The name is in use: a server says so best, so it is asked to parse twice what it has.
+    pub(super) fn parse_taken(
+        &mut self,
+        id: ConnId,
+        name: &[u8],
+        taken: StatementId,
+        actions: &mut Out,
+    ) {
+        let Some(server) = self.clients.get(id).and_then(|client| client.server) else { return };
+        if !self.ignored(server) {
+            let number = self.ensure(id, server, taken, actions);
+            if let Some(client) = self.clients.get_mut(id) {
+                client.doubled = Some((number, name.into()));
+            }
+            self.send_parse(server, taken, number, actions);
+        }
+        self.push(id, Expect::Parse, Origin::Client, 0);
     }
 
     /// Puts a statement on a server: room first, then its Parse. The answer is due to whoever
@@ -443,6 +447,10 @@ impl Lane {
             self.tell(server, actions);
             return Step::Took(message.shown.len());
         }
+        if let Some(client) = self.clients.get_mut(id).filter(|client| !client.pins.is_empty()) {
+            // One prepared by SQL may be what keeps the server.
+            client.hints |= Hints::UNPIN;
+        }
         self.expected(id, message, Expect::Close, actions)
     }
 
@@ -451,12 +459,5 @@ impl Lane {
         let small = message.head.body() <= self.config.limits.statement_bytes_max;
         // One that is too large is shown as malformed: an empty body is.
         if small { message.body() } else { Some(&[]) }
-    }
-
-    /// A large text keeps its client on its server.
-    fn pin_unknown(&mut self, id: ConnId) {
-        if let Some(client) = self.clients.get_mut(id) {
-            client.pins.insert(crate::state::Pins::UNKNOWN);
-        }
     }
 }

@@ -328,16 +328,27 @@ impl Lane {
         if let Some(step) = self.need_server(now, id, actions) {
             return step;
         }
-        self.count_query(now, id);
-        if !session {
+        if session {
+            self.count_query(now, id);
+        } else {
             let text = match message.body().map(query) {
                 Some(Ok(text)) => Some(text),
                 None => None,
                 Some(Err(_)) => return self.malformed(now, id, message.head.tag, actions),
             };
-            self.note_text(id, text);
+            let hints = self.note_text(id, text);
+            let names = text.map(|text| self.names_in(id, text, hints)).unwrap_or_default();
+            if !names.is_empty() && self.must_wait_for_all(id) {
+                return Step::Wait;
+            }
+            self.count_query(now, id);
             let before = self.forget_unnamed(id);
-            if let Some(step) = self.simple_deallocate(now, id, message, text, actions) {
+            if let Some(step) = self.simple_deallocate(id, message, text, actions) {
+                return step;
+            }
+            if !names.is_empty() && self.lend_names(id, hints, &names, actions) {
+                let step = self.expected(id, message, Expect::Query, actions);
+                self.take_names_back(id, &names, actions);
                 return step;
             }
             if before.is_some() {
@@ -352,9 +363,10 @@ impl Lane {
     }
 
     /// Notes what a text may do to the session; an unseen one may do anything.
-    pub(super) fn note_text(&mut self, id: ConnId, text: Option<&[u8]>) {
+    pub(super) fn note_text(&mut self, id: ConnId, text: Option<&[u8]>) -> Hints {
         let hints = text.map_or(Hints::STATE | Hints::PIN | Hints::STATEMENTS, scan);
         self.note_hints(id, hints, text);
+        hints
     }
 
     /// Notes hints of a text, and the names of parameters that cannot be looked up without.

@@ -66,7 +66,8 @@ impl Trial {
         act(&mut self.lane, Instant::START, &mut self.actions);
     }
 
-    fn happens(&mut self, event: Event) {
+    /// Something else happens.
+    pub(super) fn happens(&mut self, event: Event) {
         self.with_lane(|lane, now, actions| lane.handle(now, event, actions));
     }
 
@@ -106,11 +107,10 @@ impl Trial {
 
     /// Whether the last thing that happened has ended the cancel request.
     pub(super) fn is_cancel_answered(&self) -> bool {
-        let requester = self.requester;
         let ends = |action: &Action<Mail>| {
-            matches!(action, Action::Close { conn, .. } if Some(*conn) == requester)
+            if let Action::Close { conn, .. } = action { Some(*conn) } else { None }
         };
-        self.actions.list.iter().any(ends)
+        self.actions.list.iter().filter_map(ends).any(|conn| Some(conn) == self.requester)
     }
 
     fn connecting(&self) -> Option<ConnId> {

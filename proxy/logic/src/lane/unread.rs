@@ -1,0 +1,56 @@
+//! Parse messages that are too long to be read.
+
+use crate::id::ConnId;
+use crate::lane::statements::PREFIX;
+use crate::lane::traffic::{Message, Step};
+use crate::lane::{Lane, Out};
+use crate::ledger::Expect;
+use crate::state::Pins;
+use crate::time::Instant;
+use pgring_wire::frame::Header;
+
+impl Lane {
+    /// A Parse whose text is not read: it may do anything, and cannot be parsed again elsewhere.
+    /// So it keeps its name, and its client the server.
+    pub(super) fn parse_unread(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        message: Message<'_>,
+        actions: &mut Out,
+    ) -> Step {
+        if !self.watches(id) {
+            self.count_parse(id);
+            return self.expected(id, message, Expect::Parse, actions);
+        }
+        let prefix = &message.shown[Header::SIZE..];
+        let Some(end) = prefix.iter().position(|&byte| byte == 0) else {
+            let whole = message.body().is_some();
+            if whole || prefix.len() > self.config.limits.statement_bytes_max {
+                return self.malformed(now, id, message.head.tag, actions);
+            }
+            return Step::More;
+        };
+        let name = &prefix[..end];
+        if name.starts_with(PREFIX) {
+            return self.malformed(now, id, message.head.tag, actions);
+        }
+        if !name.is_empty() && self.must_wait(id, name, None) {
+            return Step::Wait;
+        }
+        self.count_parse(id);
+        let taken = self.clients.get(id).and_then(|client| client.names.get(name));
+        if let Some(statement) = taken {
+            self.parse_taken(id, name, statement, actions);
+            return self.skip(id, message);
+        }
+        self.note_text(id, None);
+        if let Some(client) = self.clients.get_mut(id) {
+            client.pins.insert(Pins::UNKNOWN);
+        }
+        if name.is_empty() {
+            self.own_unnamed(id);
+        }
+        self.expected(id, message, Expect::Parse, actions)
+    }
+}
