@@ -60,6 +60,11 @@ impl Lane {
             return;
         }
         let mut asks = Hints::STATE | Hints::PIN;
+        if spent && (!client.pins.is_empty() || client.hints.has(asks)) {
+            let message = "the server connection had to be closed, and with it the session";
+            let text = ErrorText::fatal(sqlstate::CONNECTION_FAILURE, message);
+            return self.fatal(now, id, &text.with_hint("Connect again."), actions);
+        }
         if !client.pins.is_empty() {
             asks |= Hints::UNPIN;
         }
@@ -317,5 +322,30 @@ impl Lane {
             "the database has been removed from the configuration",
         );
         self.fatal(now, id, &text, actions);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::lane::trial::{Trial, query};
+
+    /// A client has sent this text; its server is found unfit before it is answered.
+    fn unfit_after(text: &str) -> Trial {
+        let mut trial = Trial::start("");
+        trial.client_says(&query(text));
+        trial.server_says(b"C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05I");
+        let server = trial.server;
+        trial.with_lane(|lane, _, _| lane.server_mut(server).expect("a server").unfit = true);
+        trial.server_says(b"C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05I");
+        trial
+    }
+
+    #[test]
+    fn nobody_goes_on_without_a_session_that_was_closed() {
+        let trial = unfit_after("SET search_path = a");
+        let said = trial.said_to(trial.client);
+        assert!(said.windows(6).any(|field| field == b"C08006"), "{}", said.escape_ascii());
+        let trial = unfit_after("SELECT 1");
+        assert!(trial.said_to(trial.client).is_empty(), "nothing was lost");
     }
 }
