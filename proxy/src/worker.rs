@@ -239,6 +239,9 @@ impl<'a, W: World> Worker<'a, W> {
     fn run(&mut self) -> io::Result<()> {
         self.ring.listen_to(self.base.mailbox.bell(), Token::new(Kind::Bell, 0, 0));
         self.open_doors();
+        // Orders that its lane has been given in an earlier life.
+        self.events.extend(self.tally.orders().map(Event::Mail));
+        self.settle();
         let mut completions = Vec::with_capacity(1024);
         loop {
             let wait = self.wait();

@@ -1,10 +1,11 @@
-//! What the control thread has granted to a lane, noted as the letters go by.
+//! What the control thread has granted to a lane and ordered it to do, noted as the letters go by.
 //!
 //! A lane that falls takes its servers and clients with it. The budget must know, and the lane
-//! can no longer say so; its driver can.
+//! can no longer say so; its driver can. The lane that starts anew must know what it has been
+//! ordered to do: that its pools are paused, or that the process is ending.
 
 use pgring_logic::id::{ConnId, Core, PoolKey};
-use pgring_logic::mail::Mail;
+use pgring_logic::mail::{Mail, Order};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -20,11 +21,14 @@ pub(super) struct Tally {
     asking: BTreeMap<ConnId, Name>,
     /// Clients that have been let in.
     inside: BTreeMap<Name, u32>,
+    /// Orders that last, with their numbers, oldest first.
+    orders: Vec<(u64, Order)>,
 }
 
 impl Tally {
     pub(super) fn new(core: Core) -> Self {
-        Self { core, servers: BTreeMap::new(), asking: BTreeMap::new(), inside: BTreeMap::new() }
+        let (servers, asking, inside) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { core, servers, asking, inside, orders: Vec::new() }
     }
 
     /// A letter comes to the lane.
@@ -36,7 +40,37 @@ impl Tally {
             && refused.is_none()
         {
             add(&mut self.inside, &name, 1);
+        } else if let Mail::Order { number, order } = mail {
+            self.ordered(*number, order);
         }
+    }
+
+    fn ordered(&mut self, number: u64, order: &Order) {
+        match order {
+            // The last word on a database counts, and one on all of them ends all before it.
+            Order::Pause(about) | Order::Resume(about) => {
+                self.orders.retain(|(_, old)| match old {
+                    Order::Pause(old) | Order::Resume(old) => about.is_some() && old != about,
+                    Order::DrainClients
+                    | Order::DrainServers
+                    | Order::Reconnect(_)
+                    | Order::KillClient(_) => true,
+                });
+            }
+            Order::DrainClients | Order::DrainServers => {}
+            // Done with the lane that fell.
+            Order::Reconnect(_) | Order::KillClient(_) => return,
+        }
+        if *order != Order::Resume(None) {
+            self.orders.push((number, order.clone()));
+        }
+    }
+
+    /// What a lane that starts anew has been ordered to do. Its answers to those that were carried
+    /// out before fit nothing.
+    pub(super) fn orders(&self) -> impl Iterator<Item = Mail> + '_ {
+        let orders = self.orders.iter().cloned();
+        orders.map(|(number, order)| Mail::Order { number, order })
     }
 
     /// The lane tells the control thread something.
@@ -99,7 +133,31 @@ fn remove<Key: Ord>(counts: &mut BTreeMap<Key, u32>, key: &Key, count: u32) {
 mod tests {
     use super::Tally;
     use pgring_logic::id::{Core, PoolKey};
-    use pgring_logic::mail::Mail;
+    use pgring_logic::mail::{Mail, Order};
+
+    #[test]
+    fn a_lane_that_starts_anew_hears_the_last_word_on_every_database() {
+        let mut tally = Tally::new(Core(1));
+        let some = |name: &str| Some(name.to_owned());
+        let mut number = 0;
+        let mut heard_after = |order: Order| {
+            number += 1;
+            tally.incoming(&Mail::Order { number, order });
+            let orders = tally.orders().map(|mail| {
+                let Mail::Order { number, order } = mail else { panic!("{mail:?}") };
+                (number, order)
+            });
+            orders.collect::<Vec<_>>()
+        };
+        assert_eq!(heard_after(Order::Pause(some("a"))), [(1, Order::Pause(some("a")))]);
+        assert_eq!(heard_after(Order::KillClient(7)).len(), 1);
+        assert_eq!(heard_after(Order::Resume(some("a"))), [(3, Order::Resume(some("a")))]);
+        assert_eq!(heard_after(Order::Pause(None)), [(4, Order::Pause(None))]);
+        let both = [(4, Order::Pause(None)), (5, Order::Resume(some("b")))];
+        assert_eq!(heard_after(Order::Resume(some("b"))), both);
+        assert_eq!(heard_after(Order::Resume(None)), []);
+        assert_eq!(heard_after(Order::DrainServers), [(7, Order::DrainServers)]);
+    }
 
     #[test]
     fn a_fallen_lane_gives_back_what_it_held_and_no_more() {

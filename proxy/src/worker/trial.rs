@@ -11,7 +11,7 @@ use crate::worker::trial::relay::{Relay, Seen};
 use crate::worker::{Base, run};
 use pgring_logic::config::Config;
 use pgring_logic::id::Core;
-use pgring_logic::mail::Mail;
+use pgring_logic::mail::{Mail, Order};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -323,6 +323,8 @@ fn the_last_words_reach_a_client_that_is_still_talking() {
 fn a_lane_that_falls_over_starts_anew() {
     let before = crate::worker::falls();
     let trial = Trial::start(1, server(echo), |_| ());
+    trial.lanes[0].send(Mail::Order { number: 1, order: Order::Pause(None) });
+    trial.until("ordered", |seen| seen.ordered.load(Ordering::SeqCst) == 1);
     let mut client = trial.client();
     client.write_all(b"!fall").unwrap();
     assert_eq!(client.read(&mut [0; 9]).unwrap_or(0), 0, "its clients are dropped");
@@ -331,6 +333,7 @@ fn a_lane_that_falls_over_starts_anew() {
     let mut answer = [0; 5];
     next.read_exact(&mut answer).unwrap();
     assert_eq!((&answer, crate::worker::falls()), (b"hello", before + 1));
+    assert_eq!(trial.seen.ordered.load(Ordering::SeqCst), 2, "it has heard its orders again");
     trial.seen.opened.store(0, Ordering::SeqCst);
     trial.seen.closed.store(0, Ordering::SeqCst);
     drop(next);

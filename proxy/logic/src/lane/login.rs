@@ -175,7 +175,9 @@ impl Lane {
             return known;
         }
         let login = self.login_of(&key.user, database);
-        self.pools.push(Pool::new(key.clone(), Arc::clone(database), login));
+        let mut pool = Pool::new(key.clone(), Arc::clone(database), login);
+        pool.paused = self.orders.is_paused(&key.database);
+        self.pools.push(pool);
         self.pools_by_key.insert(key.clone(), self.pools.len() - 1);
         self.pools.len() - 1
     }

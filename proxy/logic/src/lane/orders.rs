@@ -11,6 +11,7 @@ use crate::mail::{Mail, Order};
 use crate::time::Instant;
 use pgring_wire::backend::sqlstate;
 use pgring_wire::backend::write::ErrorText;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Orders that are being carried out.
@@ -22,12 +23,35 @@ pub(super) struct Orders {
     /// Counts RECONNECT and new configurations. All lanes count alike, so a server that moves
     /// is as old on one lane as on another.
     pub(super) epoch: u64,
+    paused: Paused,
+}
+
+/// The databases that are paused: some, or all but some.
+#[derive(Debug, Default)]
+struct Paused {
+    all: bool,
+    but: BTreeSet<String>,
+}
+
+impl Paused {
+    fn set(&mut self, database: Option<&str>, paused: bool) {
+        match database {
+            None => (self.all, self.but) = (paused, BTreeSet::new()),
+            Some(name) if paused == self.all => drop(self.but.remove(name)),
+            Some(name) => drop(self.but.insert(name.to_owned())),
+        }
+    }
 }
 
 impl Orders {
     /// Whether no client may begin anything new.
     pub(super) fn is_draining(&self) -> bool {
         self.draining
+    }
+
+    /// Whether the pools of a database are paused, those that are made later as well.
+    pub(super) fn is_paused(&self, database: &str) -> bool {
+        self.paused.all != self.paused.but.contains(database)
     }
 }
 
@@ -168,12 +192,14 @@ impl Lane {
         let mut error = None;
         match &order {
             Order::Pause(database) => {
+                self.orders.paused.set(database.as_deref(), true);
                 for pool in self.pools_named(database.as_deref()) {
                     self.pools[pool].paused = true;
                     self.close_idle(now, pool, actions);
                 }
             }
             Order::Resume(database) => {
+                self.orders.paused.set(database.as_deref(), false);
                 self.end_pauses(actions);
                 for pool in self.pools_named(database.as_deref()) {
                     self.pools[pool].paused = false;
@@ -298,5 +324,44 @@ impl Lane {
         let text = ErrorText::fatal(sqlstate::ADMIN_SHUTDOWN, "pgring is shutting down");
         self.fatal(now, id, &text, actions);
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::id::PoolKey;
+    use crate::lane::trial::Trial;
+    use crate::mail::{Event, Mail, Order};
+
+    #[test]
+    fn a_pool_made_during_a_pause_is_paused() {
+        let mut trial = Trial::start("");
+        let some = |name: &str| Some(name.to_owned());
+        let stories: [(&[Order], [bool; 2]); 5] = [
+            (&[Order::Pause(some("a"))], [true, false]),
+            (&[Order::Pause(None)], [true, true]),
+            (&[Order::Pause(None), Order::Resume(some("a"))], [false, true]),
+            (&[Order::Pause(some("a")), Order::Resume(some("a"))], [false, false]),
+            (&[Order::Pause(some("a")), Order::Pause(None), Order::Resume(None)], [false, false]),
+        ];
+        for (number, (orders, expected)) in (1..).zip(stories) {
+            for order in orders {
+                let order = order.clone();
+                trial.happens(Event::Mail(Mail::Order { number, order }));
+            }
+            let paused = ["a", "b"].map(|name| {
+                let user = format!("user {number}");
+                let key = PoolKey { database: name.into(), user: user.as_str().into() };
+                let mut paused = false;
+                trial.with_lane(|lane, _, _| {
+                    let database = lane.config.database(name).cloned().expect("there is *");
+                    let pool = lane.pool_by_key(&key, &database);
+                    paused = lane.pools[pool].paused;
+                });
+                paused
+            });
+            assert_eq!(paused, expected, "{orders:?}");
+            trial.happens(Event::Mail(Mail::Order { number, order: Order::Resume(None) }));
+        }
     }
 }

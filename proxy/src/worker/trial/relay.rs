@@ -21,6 +21,7 @@ pub(super) struct Seen {
     pub(super) adopted: AtomicUsize,
     pub(super) heard: AtomicUsize,
     pub(super) waiting: AtomicUsize,
+    pub(super) ordered: AtomicUsize,
     /// Bytes that have gone from servers to clients.
     pub(super) answered: AtomicUsize,
 }
@@ -225,6 +226,9 @@ impl World for Relay {
                 for &conn in &self.adopted {
                     actions.push(Action::Close { conn, mode: CloseMode::Flush });
                 }
+            }
+            Event::Mail(Mail::Order { .. }) => {
+                self.seen.ordered.fetch_add(1, Ordering::SeqCst);
             }
             Event::Timeout | Event::Mail(_) => {}
         }
