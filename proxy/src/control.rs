@@ -60,6 +60,8 @@ pub struct Start {
     pub config_path: PathBuf,
     /// The lanes' mailboxes, in the order of the cores.
     pub lanes: Vec<MailboxSender>,
+    /// How many lanes fell over.
+    pub falls: fn() -> u64,
     /// Where lanes write to.
     pub inbox: UnboundedReceiver<Mail>,
 }
@@ -72,7 +74,7 @@ impl std::fmt::Debug for Start {
 
 /// Runs until the process is to end; gives its exit code. Call it on a thread of its own.
 pub fn run(start: Start) -> i32 {
-    let Start { config, config_path, lanes, inbox } = start;
+    let Start { config, config_path, lanes, falls, inbox } = start;
     let count = lanes.len();
     let post = move |core: Core, mail| {
         if let Some(lane) = lanes.get(usize::from(core.0)) {
@@ -80,7 +82,7 @@ pub fn run(start: Start) -> i32 {
         }
     };
     tokio_uring::start(async move {
-        let lanes = Lanes { count, post: Box::new(post) };
+        let lanes = Lanes { count, post: Box::new(post), falls };
         match serve(config, config_path, lanes, inbox).await {
             Ok(code) => code,
             Err(error) => {
@@ -101,6 +103,7 @@ pub fn prepare(config: Config) -> Config {
 struct Lanes {
     count: usize,
     post: Box<dyn Fn(Core, Mail)>,
+    falls: fn() -> u64,
 }
 
 /// The control thread's world.
@@ -450,6 +453,7 @@ impl Control {
             version: VERSION,
             phase: state.phase,
             memory_bytes: resident_bytes(),
+            falls: (self.lanes.falls)(),
         })
     }
 }

@@ -19,7 +19,7 @@ use crate::mailbox::{Letter, Mailbox, MailboxSender};
 use crate::ring::limits::raise_files;
 use crate::ring::listen::{Doors, UnixDoor};
 use crate::ring::support::RingError;
-use crate::worker::{Base, run};
+use crate::worker::{Base, falls, run};
 use pgring_logic::config::Config;
 use pgring_logic::id::Core;
 use pgring_logic::lane::Lane;
@@ -68,7 +68,7 @@ pub fn serve(mut config: Config, config_path: PathBuf) -> Result<i32, String> {
     for address in addresses {
         tracing::info!("listening on {address}, {} workers", config.workers);
     }
-    let start = control::Start { config, config_path, lanes: lanes.clone(), inbox };
+    let start = control::Start { config, config_path, lanes: lanes.clone(), falls, inbox };
     let code = run_control(start);
     for lane in &lanes {
         lane.post(Letter::Stop);

@@ -73,6 +73,7 @@ pub(super) struct Picture {
     statements: u64,
     statement_bytes: u64,
     memory_bytes: u64,
+    falls: u64,
 }
 
 type Labels = Vec<(&'static str, String)>;
@@ -90,6 +91,7 @@ impl Picture {
             statements: reports.iter().map(|report| report.statements).sum(),
             statement_bytes: reports.iter().map(|report| report.statement_bytes).sum(),
             memory_bytes: world.memory_bytes,
+            falls: world.falls,
         }
     }
 
@@ -146,6 +148,8 @@ impl Picture {
         out.gauge("process_resident_memory_bytes", help, &memory)?;
         let help = "Violated invariants; each closed a server connection";
         out.counter("pgring_invariant_violations", help, &[(Vec::new(), self.violations)])?;
+        let help = "Lanes that fell over and were started anew";
+        out.counter("pgring_lane_falls", help, &[(Vec::new(), self.falls)])?;
         let help = "Logins that failed";
         out.counter("pgring_login_failures", help, &[(Vec::new(), self.login_failures)])
     }
@@ -382,6 +386,7 @@ mod tests {
             version: "0.1.0",
             phase: Phase::Active,
             memory_bytes: 4096,
+            falls: 2,
         })
     }
 
@@ -391,6 +396,7 @@ mod tests {
         for line in [
             "pgring_info{version=\"0.1.0\"} 1",
             "pgring_invariant_violations_total 3",
+            "pgring_lane_falls_total 2",
             "pgring_queries_total{database=\"shop\",user=\"al\\\"ice\"} 5",
             "pgring_pool_clients{database=\"shop\",user=\"al\\\"ice\",state=\"active\"} 2",
             "pgring_pool_wait_max_seconds{database=\"shop\",user=\"al\\\"ice\"} 1.5",

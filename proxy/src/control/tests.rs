@@ -26,7 +26,7 @@ impl Stage {
     fn new(config: Config, path: PathBuf) -> Self {
         let (post, letters) = unbounded_channel();
         let post = move |core, mail| assert!(post.send((core, mail)).is_ok(), "a lane listens");
-        let lanes = Lanes { count: usize::from(LANES), post: Box::new(post) };
+        let lanes = Lanes { count: usize::from(LANES), post: Box::new(post), falls: || 0 };
         let (end, ended) = unbounded_channel();
         let config =
             Config { admin_users: vec!["root".into()], stats_users: vec!["eve".into()], ..config };

@@ -40,6 +40,8 @@ pub struct World<'a> {
     pub phase: Phase,
     /// Resident memory of the process, in bytes.
     pub memory_bytes: u64,
+    /// Lanes that fell over since the start of the process.
+    pub falls: u64,
 }
 
 impl World<'_> {
@@ -245,6 +247,7 @@ pub(crate) mod tests {
             version: "pgring 0.1.0",
             phase: Phase::Active,
             memory_bytes: 1 << 20,
+            falls: 0,
         }
     }
 
