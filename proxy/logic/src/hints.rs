@@ -108,14 +108,18 @@ pub fn statement_names(text: &[u8]) -> Option<Vec<Naming>> {
     names::all(text)
 }
 
+/// How many parameters with a dot in their name are followed, for one text and for one client;
+/// where there are more, there may be any.
+pub const CUSTOM_MAX: usize = 100;
+
 /// Adds to `out` the parameters with a dot in their name that `text` may set, in lower case.
 ///
 /// `false` if it may set others that cannot be told from the text: a `set_config` whose first
-/// argument is no plain string, an UPDATE of `pg_settings`, a name with escapes.
+/// argument is no plain string, an UPDATE of `pg_settings`, a name with escapes; or if `out` would
+/// grow beyond [`CUSTOM_MAX`].
 pub fn custom_parameters(text: &[u8], out: &mut Vec<String>) -> bool {
     let known = parameters::custom(text, out);
-    parameters::quoted(text, out);
-    known
+    parameters::quoted(text, out) && known
 }
 
 /// The statement being read, as far as its first words matter.

@@ -1,7 +1,7 @@
 //! Which parameters of extensions and applications a text may set: those with a dot in their name,
 //! which no list of `PostgreSQL` knows beforehand.
 
-use crate::hints::{is, is_one_of};
+use crate::hints::{CUSTOM_MAX, is, is_one_of};
 use crate::lexer::{Lexer, Token, name, plain_string};
 
 /// The longest name looked for.
@@ -19,17 +19,33 @@ pub(super) fn custom(text: &[u8], out: &mut Vec<String>) -> bool {
 
 /// Adds every string in the text that could be the name of such a parameter, wherever it stands:
 /// in the body of a DO, whose own strings the lexer does not see, and in what is executed there.
-pub(super) fn quoted(text: &[u8], out: &mut Vec<String>) {
+///
+/// `false` if there are too many.
+pub(super) fn quoted(text: &[u8], out: &mut Vec<String>) -> bool {
     let inside = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | b'.');
     for part in text.split(|byte| *byte == b'\'') {
         let dotted = part.contains(&b'.') && part.len() <= NAME_MAX;
         if dotted && part.iter().all(|byte| inside(*byte)) && !part[0].is_ascii_digit() {
             let name = core::str::from_utf8(part).unwrap_or_default().to_ascii_lowercase();
-            if !out.contains(&name) {
-                out.push(name);
+            if !keep(name, out) {
+                return false;
             }
         }
     }
+    true
+}
+
+/// Adds a name that is new; `false` if there is no room. The limit also keeps the look through
+/// those already there short: a text may be a quarter of a megabyte of names.
+fn keep(name: String, out: &mut Vec<String>) -> bool {
+    if out.contains(&name) {
+        return true;
+    }
+    let room = out.len() < CUSTOM_MAX;
+    if room {
+        out.push(name);
+    }
+    room
 }
 
 fn parameters(lexer: &mut Lexer<'_>, out: &mut Vec<String>) -> bool {
@@ -95,16 +111,30 @@ fn set_config(mut lexer: Lexer<'_>, out: &mut Vec<String>) -> bool {
 
 fn add(name: &[u8], out: &mut Vec<String>) -> bool {
     let Ok(name) = core::str::from_utf8(name) else { return false };
-    let name = name.to_ascii_lowercase();
-    if name.contains('.') && !out.contains(&name) {
-        out.push(name);
-    }
-    true
+    !name.contains('.') || keep(name.to_ascii_lowercase(), out)
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::hints::custom_parameters;
+    use crate::hints::{CUSTOM_MAX, custom_parameters};
+    use core::fmt::Write as _;
+
+    #[test]
+    fn a_text_of_nothing_but_names_is_given_up_before_it_costs_a_second() {
+        for (start, end) in [
+            ("SET a.b", " = 1;"),
+            ("SELECT set_config('a.b", "', '', true);"),
+            ("SELECT 'a.b", "';"),
+        ] {
+            let mut text = "SET x = 1;".to_owned();
+            for number in 0..10_000 {
+                write!(text, "{start}{number}{end}").unwrap();
+            }
+            let mut out = Vec::new();
+            assert!(!custom_parameters(text.as_bytes(), &mut out), "{start}");
+            assert_eq!(out.len(), CUSTOM_MAX);
+        }
+    }
 
     #[test]
     fn custom_parameters_are_named_or_admitted_unknown() {

@@ -5,7 +5,7 @@
 
 use crate::action::{CloseMode, Progress};
 use crate::config::PoolMode;
-use crate::hints::{Hints, custom_parameters, scan};
+use crate::hints::{CUSTOM_MAX, Hints, custom_parameters, scan};
 use crate::id::ConnId;
 use crate::lane::client::{Failing, Fate, Phase};
 use crate::lane::server::Server;
@@ -17,10 +17,6 @@ use pgring_wire::backend::sqlstate;
 use pgring_wire::backend::write::{self, ErrorText};
 use pgring_wire::client::query;
 use pgring_wire::frame::{Header, LENGTH_MAX, header};
-
-/// How many parameters with a dot in their name are followed for one client; one with more keeps
-/// its server.
-const CUSTOM_MAX: usize = 100;
 
 /// What became of a message.
 pub(super) enum Step {
@@ -381,6 +377,7 @@ impl Lane {
         if !custom_parameters(text, &mut names) {
             client.pins.insert(Pins::UNKNOWN);
         }
+        // A client with more of them keeps its server.
         if client.custom.len() + names.len() > CUSTOM_MAX {
             client.pins.insert(Pins::UNKNOWN);
             return;
