@@ -39,3 +39,8 @@ fn no_bytes_of_a_client_that_were_ever_found_interesting_break_the_reader() {
 fn no_bytes_of_a_server_that_were_ever_found_interesting_break_the_reader() {
     replay("backend", checks::backend);
 }
+
+#[test]
+fn no_text_that_was_ever_found_interesting_breaks_a_parser() {
+    replay("text", checks::texts::text);
+}

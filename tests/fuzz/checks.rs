@@ -1,4 +1,5 @@
-//! What must hold for any bytes, from a client ([`frame`]) or a server ([`backend`]).
+//! What must hold for any bytes, from a client ([`frame`]) or a server ([`backend`]), and for any
+//! [`text`](texts::text).
 //!
 //! 1. Nothing panics.
 //! 2. What is read does not depend on where the network cuts the stream.
@@ -7,10 +8,12 @@
 //! The first byte of the input says how the rest is cut. The fuzz targets and the test that
 //! replays their corpus both come here.
 
+pub mod texts;
+
 use pgring_wire::auth::Stored;
 use pgring_wire::auth::scram::client::{ClientKeys, ScramClient};
 use pgring_wire::auth::scram::server::ScramServer;
-use pgring_wire::auth::scram::{ScramError, Verifier};
+use pgring_wire::auth::scram::{ScramError, Verifier, prepared};
 use pgring_wire::backend::{self, ErrorView, write as say};
 use pgring_wire::client::{self, Execute, Parse, Target, bind_names, write as ask};
 use pgring_wire::frame::{Header, LENGTH_MAX, Reader, header};
@@ -186,6 +189,8 @@ fn log_in(body: &[u8]) -> String {
         server.last(&proof.concat()).expect_err("nobody knows the password of a mock");
     }
     assert_eq!(server.last(body), Err(ScramError::OutOfOrder));
+    let password = prepared(body);
+    assert_eq!(prepared(&password), password, "a prepared password is prepared");
     format!("{stored:?} {first:?}")
 }
 

@@ -66,6 +66,11 @@ pub(crate) fn for_regress() -> Outcome<()> {
     packages(&wanted)
 }
 
+/// What `cargo xtask fuzz` needs: libFuzzer itself comes as source.
+pub(crate) fn for_fuzz() -> Outcome<()> {
+    if works("c++", &["--version"]) { Ok(()) } else { packages(&["g++"]) }
+}
+
 fn wanted_for_nodes() -> Vec<&'static str> {
     if postgres::programs().is_some() { Vec::new() } else { vec!["postgresql"] }
 }

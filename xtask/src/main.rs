@@ -1,10 +1,11 @@
-//! The tasks of the workspace: `cargo xtask test`, `tidy`, `demo` and `regress`.
+//! The tasks of the workspace: `cargo xtask test`, `tidy`, `demo`, `regress` and `fuzz`.
 //!
 //! A task needs nothing but cargo to start; what else it needs it installs first, or says which
 //! command would. Tasks see files and programs, no crate of ours.
 
 mod account;
 mod demo;
+mod fuzz;
 mod install;
 mod place;
 mod pooler;
@@ -39,6 +40,8 @@ enum Task {
     Demo(demo::Options),
     /// `PostgreSQL`'s own tests, direct and through pgring, compared
     Regress(regress::Options),
+    /// Hostile bytes and texts for every reader, by libFuzzer on the stable compiler
+    Fuzz(fuzz::Options),
 }
 
 fn main() -> ExitCode {
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::run(),
         Task::Demo(options) => demo::run(&options),
         Task::Regress(options) => regress::run(&options),
+        Task::Fuzz(options) => fuzz::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
