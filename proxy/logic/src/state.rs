@@ -88,6 +88,9 @@ impl Pins {
     }
 }
 
+/// The most that an inspection may find, in bytes of names and values.
+const INSPECTED_BYTES_MAX: usize = 256 << 10;
+
 /// What an inspection found.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Inspected {
@@ -95,14 +98,20 @@ pub struct Inspected {
     pub parameters: Parameters,
     /// What else holds the session.
     pub pins: Pins,
+    bytes: usize,
 }
 
 impl Inspected {
-    /// Takes in one row of [`inspection`].
+    /// Takes in one row of [`inspection`]. A session with more than can be kept is pinned: it may
+    /// be a client's doing, or a server's that answers without end.
     pub fn row(&mut self, kind: &[u8], name: &[u8], value: &[u8]) {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         match kind {
+            b"g" if self.bytes + name.len() + value.len() > INSPECTED_BYTES_MAX => {
+                self.pins.insert(Pins::UNKNOWN);
+            }
             b"g" => {
+                self.bytes += name.len() + value.len();
                 // Names are compared in lower case: `DateStyle` is `datestyle`.
                 self.parameters.insert(text(name).to_ascii_lowercase(), text(value));
             }
@@ -331,6 +340,15 @@ mod tests {
             Ok(set(&[("datestyle", "ISO"), ("search_path", "a, b"), ("work_mem", "1MB")]))
         );
         assert!(pairs("-d 5").is_err());
+    }
+
+    #[test]
+    fn a_server_that_answers_an_inspection_without_end_fills_no_memory() {
+        let mut found = Inspected::default();
+        for number in 0..10_000 {
+            found.row(b"g", format!("a.{number}").as_bytes(), &[b'x'; 1000]);
+        }
+        assert!(found.pins.contains(Pins::UNKNOWN) && found.parameters.len() < 300);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use crate::hints::{CUSTOM_MAX, is, is_one_of};
 use crate::lexer::{Lexer, Token, name, plain_string};
 
-/// The longest name looked for.
+/// The longest name looked for; a longer one that is set may be any.
 const NAME_MAX: usize = 127;
 
 /// Adds them to `out`; `false` if there may be others.
@@ -36,12 +36,12 @@ pub(super) fn quoted(text: &[u8], out: &mut Vec<String>) -> bool {
 }
 
 /// Adds a name that is new; `false` if there is no room. The limit also keeps the look through
-/// those already there short: a text may be a quarter of a megabyte of names.
+/// those already there short: a text may be a quarter of a megabyte of names, or of one.
 fn keep(name: String, out: &mut Vec<String>) -> bool {
     if out.contains(&name) {
         return true;
     }
-    let room = out.len() < CUSTOM_MAX;
+    let room = out.len() < CUSTOM_MAX && name.len() <= NAME_MAX;
     if room {
         out.push(name);
     }
@@ -158,6 +158,7 @@ mod tests {
             let list = names(text).map(|out| out.join(" "));
             assert_eq!(list.as_deref(), Some(found), "{text}");
         }
+        assert_eq!(names(&format!("SET a.{} = 1", "b".repeat(200))), None);
         for text in [
             "SELECT set_config($1, 'x', true)",
             "SELECT set_config('a.' || 'b', 'x', true)",

@@ -73,6 +73,10 @@ impl Lane {
             if shown.len() < head.total() && self.reads(id, head) {
                 return more(at);
             }
+            if let Some(reason) = malformed(head.tag, &shown[Header::SIZE..]) {
+                self.violated(now, id, reason, shown, actions);
+                return all(bytes);
+            }
             self.answer(now, id, head, (at, shown), actions);
             at += shown.len();
         }
@@ -220,7 +224,7 @@ impl Lane {
     ) {
         match tag {
             b'S' if self.reported(id, body).is_none() => {
-                return self.violated(now, id, "malformed ParameterStatus", body, actions);
+                return self.violated(now, id, "too many parameters reported", body, actions);
             }
             b'G' if self.server_ref(id).is_some_and(|far| far.client.is_none()) => {
                 // Nobody is left to send the data.
@@ -338,10 +342,7 @@ impl Lane {
         whose: Option<Entry>,
         actions: &mut Out,
     ) {
-        let Ok(status) = backend::ready_status(body) else {
-            self.violated(now, id, "malformed ReadyForQuery", body, actions);
-            return;
-        };
+        let Ok(status) = backend::ready_status(body) else { return };
         let Some(far) = self.server_mut(id) else { return };
         far.status = status;
         if self.is_failed_flight(id) {
@@ -414,6 +415,15 @@ impl Lane {
     /// Whether a server must not be used any more.
     pub(super) fn is_spent(far: &Server) -> bool {
         far.unfit || far.dying || far.ledger.is_doubtful()
+    }
+}
+
+/// What is wrong with a message that pgring must understand; no client is to see it then.
+fn malformed(tag: u8, body: &[u8]) -> Option<&'static str> {
+    match tag {
+        b'S' if backend::parameter_status(body).is_err() => Some("malformed ParameterStatus"),
+        b'Z' if backend::ready_status(body).is_err() => Some("malformed ReadyForQuery"),
+        _ => None,
     }
 }
 

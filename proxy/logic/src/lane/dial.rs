@@ -20,6 +20,10 @@ use std::sync::Arc;
 /// The largest message of a login. `PostgreSQL` has no limit; errors are the largest.
 const LOGIN_LENGTH_MAX: u32 = 65_536;
 
+/// The most that a server may report of itself, in bytes of names and values; `PostgreSQL` reports
+/// some fifteen parameters.
+const REPORTED_BYTES_MAX: usize = 65_536;
+
 /// What a new server connection is for.
 struct Purpose {
     counted: bool,
@@ -188,7 +192,8 @@ impl Lane {
                 Ok(None) => return more(at),
                 Ok(Some(head)) => head,
                 Err(error) => {
-                    self.server_lost(now, id, &format!("hostile server: {error}"), actions);
+                    self.violations += 1;
+                    self.server_lost(now, id, &format!("not PostgreSQL: {error}"), actions);
                     return all(bytes);
                 }
             };
@@ -289,7 +294,7 @@ impl Lane {
         self.server_lost(now, id, &message, actions);
     }
 
-    /// Takes in a `ParameterStatus`.
+    /// Takes in a `ParameterStatus`; none if it is malformed, or one too many.
     pub(super) fn reported(&mut self, id: ConnId, body: &[u8]) -> Option<()> {
         let (name, value) = backend::parameter_status(body).ok()?;
         let (name, value) = (core::str::from_utf8(name).ok()?, String::from_utf8_lossy(value));
@@ -299,6 +304,10 @@ impl Lane {
         }
         let mut reported = (*far.reported).clone();
         reported.insert(name.to_owned(), value.into_owned());
+        let size: usize = reported.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if size > REPORTED_BYTES_MAX {
+            return None;
+        }
         far.reported = self.states.intern(reported);
         Some(())
     }
