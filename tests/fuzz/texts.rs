@@ -42,7 +42,10 @@ fn sql(text: &[u8]) {
         }
     };
     has(&[b"select 1;", text].concat(), "behind another statement");
-    has(&[text, b"\n;select 1"].concat(), "before another statement");
+    let before = [text, b"\n;select"].concat();
+    if [Lexer::new(&before), Lexer::with_backslashes(&before)].into_iter().all(is_closed) {
+        has(&before, "before another statement");
+    }
     let mut names = Vec::new();
     if custom_parameters(text, &mut names) {
         assert!(names.iter().all(|name| name.contains('.')), "{names:?}");
@@ -51,6 +54,12 @@ fn sql(text: &[u8]) {
         assert!(start < end && end <= text.len() && name.len() <= 63, "{start}..{end}");
         assert!(hints.has(Hints::STATEMENTS), "a DEALLOCATE drops statements");
     }
+}
+
+/// Whether what was appended to a text is none of a string or comment in it.
+fn is_closed(lexer: Lexer<'_>) -> bool {
+    let tokens: Vec<_> = lexer.collect();
+    tokens.ends_with(&[Token::Semicolon, Token::Word(b"select")])
 }
 
 /// Every token covers bytes behind the one before.
