@@ -214,6 +214,9 @@ fn statement_mode_refuses_transactions_of_several_statements() {
     let pgring = Settings::new(&node).set("pool.mode", "statement").set("pool.size", 1).start();
     let mut client = Wire::login(pgring.address(), "app");
     assert_eq!(client.value("SELECT 1"), "1");
+    let whole = client.query("BEGIN; SELECT 1; COMMIT");
+    let tags: Vec<_> = whole.iter().map(|message| char::from(message.tag)).collect();
+    assert_eq!(tags, ['C', 'T', 'D', 'C', 'C', 'Z'], "a transaction in one text is one statement");
     client.send(&query("BEGIN"));
     let refused = client.read().expect("an answer");
     assert_eq!(char::from(refused.tag), 'E', "{refused:?}");

@@ -23,6 +23,9 @@ impl World {
         if self.plan.orders && self.dice.chance(40) {
             self.console();
         }
+        if self.plan.moves && self.dice.chance(15) {
+            self.move_database();
+        }
         if self.plan.alters && self.dice.chance(20) {
             self.say(|| "tables change".to_owned());
             for node in &mut self.nodes {
@@ -50,6 +53,9 @@ impl World {
         if self.control.paused {
             self.control.paused = false;
             self.order(&Order::Resume(None));
+        }
+        if self.control.absent && self.dice.chance(60) {
+            self.move_database();
         }
     }
 

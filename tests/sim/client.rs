@@ -7,6 +7,7 @@ use crate::plan::Plan;
 use crate::script::Habits;
 use crate::session::{Session, Settings};
 use crate::world::{Happening, World};
+use pgring_logic::config::PoolMode;
 use std::collections::VecDeque;
 
 /// One client: some lives, one after the other.
@@ -169,7 +170,11 @@ impl World {
     /// Sends the next round, or says goodbye.
     fn client_round(&mut self, number: usize) {
         let (rude, now) = (self.plan.rude, self.now);
-        let habits = Habits { pins: self.plan.pins, mistakes: self.plan.mistakes };
+        let habits = Habits {
+            pins: self.plan.pins,
+            mistakes: self.plan.mistakes,
+            single: self.plan.mode == PoolMode::Statement,
+        };
         let client = &mut self.clients[number];
         let Some(life) = &mut client.life else { return };
         let (link, id) = (life.link, life.number);

@@ -18,6 +18,9 @@ pub(crate) struct Control {
     /// Orders on their way: how many lanes have not said that they are done.
     pub(crate) pending: BTreeMap<u64, usize>,
     pub(crate) paused: bool,
+    /// The last database is not in the configuration now.
+    pub(crate) absent: bool,
+    size: usize,
     /// The answers to the last question.
     pub(crate) reports: Vec<Report>,
     asked: u64,
@@ -32,6 +35,8 @@ impl Control {
             number: 0,
             pending: BTreeMap::new(),
             paused: false,
+            absent: false,
+            size: config.pool.size,
             reports: Vec::new(),
             asked: 0,
         }
@@ -126,9 +131,25 @@ impl World {
 
     /// Another pool size for everybody.
     pub(crate) fn reload(&mut self, size: usize) {
-        self.say(|| format!("reload: pool size {size}"));
-        let mut config = (*self.control.config).clone();
+        self.control.size = size;
+        self.oracle_resized(size);
+        self.configure();
+    }
+
+    /// The last database leaves the configuration, or comes back.
+    pub(crate) fn move_database(&mut self) {
+        self.control.absent = !self.control.absent;
+        self.configure();
+    }
+
+    fn configure(&mut self) {
+        let (size, absent) = (self.control.size, self.control.absent);
+        self.say(|| format!("reload: pool size {size}, last database absent: {absent}"));
+        let mut config = (*self.plan.config()).clone();
         config.pool.size = size;
+        if absent {
+            config.databases.pop();
+        }
         let resized = config.databases.iter().map(|database| {
             let mut database = Database::clone(database);
             database.pool.size = size;
@@ -137,7 +158,6 @@ impl World {
         config.databases = resized.collect();
         let config = Arc::new(config);
         self.control.config = Arc::clone(&config);
-        self.oracle_resized(size);
         let mut letters = Vec::new();
         self.control.broker.configure(Arc::clone(&config), &mut letters);
         for core in 0..self.plan.lanes {

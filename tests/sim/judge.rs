@@ -6,6 +6,7 @@ use crate::message::{Message, Reader};
 use crate::session::{Fault, Tx};
 use crate::sql::owner;
 use crate::world::World;
+use pgring_logic::config::PoolMode;
 
 /// Parameters whose value a client must always know.
 const FOLLOWED: [&str; 5] =
@@ -206,8 +207,10 @@ impl World {
         let (now, wait) = (self.now, self.plan.wait_timeout);
         let peaceful = self.plan.peaceful();
         let shreds = self.plan.weather.shreds > 0;
+        let single = self.plan.mode == PoolMode::Statement;
         let Some(life) = self.clients[number].life.as_mut() else { return };
         let id = life.number;
+        let moving = self.plan.is_moving(&life.pool.0);
         let waited = life.asked.map_or(0, |asked| now - asked);
         let lasting = waited >= wait / 10 * 9;
         let cancelled = life.cancelled.is_some_and(|sent| now < sent + 10 * SEC);
@@ -219,6 +222,11 @@ impl World {
             "25P02" => life.before.tx == Tx::Failed,
             // A Query refused in the queue has, or has not, dropped the unnamed statement.
             "26000" => life.doubtful,
+            // A transaction in statement mode.
+            "08P01" => single && life.session.tx != Tx::Idle,
+            // The database is gone, before the login or after it.
+            "3D000" => moving && life.phase == Phase::Login,
+            "57P01" if moving => true,
             _ if lasting => matches!(&code[..2], "53" | "57" | "08"),
             _ => !peaceful && matches!(&code[..2], "08" | "53" | "57" | "58"),
         };

@@ -111,7 +111,7 @@ impl World {
     /// No client waits while a server of its pool has had nothing to do for a while.
     fn look_at_idlers(&mut self) {
         let swift = self.plan.weather.room >= 65_536;
-        let movable = swift && self.plan.mode == PoolMode::Transaction && !self.plan.pins;
+        let movable = swift && self.plan.mode != PoolMode::Session && !self.plan.pins;
         if !movable || !self.plan.peaceful() || self.control.paused || self.plan.orders {
             return;
         }
@@ -235,7 +235,7 @@ impl World {
         for backend in self.nodes.iter().flat_map(|node| node.backends.values()) {
             let Some(session) = &backend.session else { continue };
             let named = session.prepared.keys().filter(|name| !name.is_empty()).count();
-            let movable = self.plan.mode == PoolMode::Transaction;
+            let movable = self.plan.mode != PoolMode::Session;
             if session.pins != Pins::default() || session.tx != Tx::Idle {
                 wrong.push(format!(
                     "pid {} is left {:?} {:?}",
@@ -270,7 +270,8 @@ impl World {
             let text = format!("pool {names:?}: {held} permits are held, {there} servers are open");
             self.violate(text);
         }
-        let size = self.oracle.size(self.now);
+        let absent = self.control.absent && self.plan.is_moving(&names.0);
+        let size = if absent { 0 } else { self.oracle.size(self.now) };
         if there > size {
             self.violate(format!("pool {names:?} ends with {there} servers, its size is {size}"));
         }

@@ -40,6 +40,8 @@ pub(crate) struct Plan {
     pub(crate) lies: bool,
     /// Somebody is at the console.
     pub(crate) orders: bool,
+    /// The last database comes and goes.
+    pub(crate) moves: bool,
     /// Servers send notices.
     pub(crate) notices: bool,
     /// Clients vanish, cancel, and stop reading.
@@ -74,7 +76,11 @@ impl Plan {
             databases: 1 + usize::from(dice.chance(30)),
             users: 1 + usize::from(dice.chance(30)),
             size: usize::try_from(dice.range(1, 4)).unwrap_or(1),
-            mode: if dice.chance(15) { PoolMode::Session } else { PoolMode::Transaction },
+            mode: match dice.below(100) {
+                0..15 => PoolMode::Session,
+                15..25 => PoolMode::Statement,
+                _ => PoolMode::Transaction,
+            },
             weather: Weather {
                 latency: *dice.pick(&[30 * US, 100 * US, MS]),
                 room: *dice.pick(&[512, 4096, 65_536]),
@@ -90,6 +96,7 @@ impl Plan {
             faults: dice.chance(35),
             lies: dice.chance(20),
             orders: dice.chance(30),
+            moves: dice.chance(20),
             notices: dice.chance(50),
             rude: dice.chance(60),
             mistakes: dice.chance(60),
@@ -121,6 +128,8 @@ impl Plan {
             (self.pins, "pins"),
             (self.alters, "alters"),
             (self.mode == PoolMode::Session, "session"),
+            (self.mode == PoolMode::Statement, "statement"),
+            (self.moves, "moves"),
         ];
         let named = troubles.iter().filter(|(is, _)| *is);
         named.map(|(_, name)| *name).collect::<Vec<_>>().join(" ")
@@ -129,6 +138,11 @@ impl Plan {
     /// The name of a database.
     pub(crate) fn database(number: usize) -> String {
         format!("db{number}")
+    }
+
+    /// Whether a database comes and goes.
+    pub(crate) fn is_moving(&self, database: &str) -> bool {
+        self.moves && database == Self::database(self.databases - 1)
     }
 
     /// The name of a user.

@@ -23,6 +23,8 @@ const SHARED: [(&str, usize); 8] = [
 pub(crate) struct Habits {
     pub(crate) pins: bool,
     pub(crate) mistakes: bool,
+    /// Transactions of several statements are refused.
+    pub(crate) single: bool,
 }
 
 /// The next round of a life: it ends with something that makes the server answer.
@@ -100,7 +102,9 @@ impl Writer<'_> {
         match self.dice.below(100) {
             0..24 => self.simple(),
             24..52 => self.pipeline(),
-            52..60 if tx == Tx::Idle => self.begin(),
+            52..60 if tx == Tx::Idle && (!self.habits.single || self.dice.chance(15)) => {
+                self.begin();
+            }
             52..72 => self.settings(),
             72..78 => self.copy(),
             78..83 => self.fails(),
@@ -139,6 +143,11 @@ impl Writer<'_> {
 
     fn begin(&mut self) {
         let mark = self.nonce();
+        if self.habits.single && self.dice.chance(60) {
+            // A whole transaction in one text is one statement.
+            let nonce = self.nonce();
+            return self.say(query(&format!("BEGIN; SELECT '{nonce}'; COMMIT")));
+        }
         match self.dice.below(4) {
             0 => {
                 let nonce = self.nonce();

@@ -130,7 +130,7 @@ impl Lane {
                 let cured = match head.tag {
                     b'E' => self.is_curable(id, body, whose),
                     b'Z' => self.is_failed_flight(id) || self.is_refused(id, body),
-                    b'C' => self.is_refused_begin(id, body),
+                    b'C' => self.holds_begin(id, body),
                     _ => false,
                 };
                 let mut forward = !cured && self.is_clients(id, head, whose, &skipped);
@@ -141,6 +141,9 @@ impl Lane {
                 far.left = head.total() - shown.len();
                 far.forward = forward;
                 let to = far.client.filter(|_| forward);
+                if let (Some(client), Some(tag)) = (to, far.begun.take_if(|_| forward)) {
+                    actions.write(client, |out| write::command_complete(out, tag));
+                }
                 self.forward_answer(id, to, at, at + shown.len(), actions);
                 self.unsay(id, &skipped);
                 if let Some(entry) = answer.entry.filter(|_| answer.done && head.tag != b'E') {
@@ -205,11 +208,19 @@ impl Lane {
         body != b"I" && pool.is_some_and(|pool| self.is_statement_mode(pool))
     }
 
-    /// The same for the answer that goes before it.
-    fn is_refused_begin(&self, id: ConnId, body: &[u8]) -> bool {
+    /// The answer that goes before it is kept until it is known whether the transaction ends
+    /// within its text: whatever else comes for the client comes behind it.
+    fn holds_begin(&mut self, id: ConnId, body: &[u8]) -> bool {
+        let tag = match body {
+            b"BEGIN\0" => "BEGIN",
+            b"START TRANSACTION\0" => "START TRANSACTION",
+            _ => return false,
+        };
         let pool = self.server_ref(id).filter(|far| far.client.is_some()).map(|far| far.pool);
-        matches!(body, b"BEGIN\0" | b"START TRANSACTION\0")
-            && pool.is_some_and(|pool| self.is_statement_mode(pool))
+        let holds = pool.is_some_and(|pool| self.is_statement_mode(pool));
+        // One that is held already goes out in front, as it would for anything else.
+        let far = self.server_mut(id).filter(|far| holds && far.begun.is_none());
+        far.is_some_and(|far| far.begun.replace(tag).is_none())
     }
 
     /// Looks at the messages that mean something to pgring.
@@ -355,6 +366,9 @@ impl Lane {
                 Origin::Client => self.exchange_done(now, id),
                 Origin::Told => {}
             }
+        }
+        if self.is_refused(id, body) {
+            return self.refuse_transaction(now, id, actions);
         }
         self.tell(id, actions);
     }

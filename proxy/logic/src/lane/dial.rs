@@ -116,6 +116,7 @@ impl Lane {
             touched: None,
             dirty: false,
             unfit: false,
+            begun: None,
             dying: false,
             error: None,
             cleaning: None,

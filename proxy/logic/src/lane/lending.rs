@@ -214,6 +214,7 @@ impl Lane {
             touched,
             dirty: false,
             unfit: false,
+            begun: None,
             dying: false,
             error: None,
             cleaning: None,

@@ -111,6 +111,8 @@ pub(super) struct Server {
     pub(super) dirty: bool,
     /// Something is not as it must be: it serves its client and is closed.
     pub(super) unfit: bool,
+    /// Statement mode: the tag of a transaction's begin that its client has not been told.
+    pub(super) begun: Option<&'static str>,
     /// It said FATAL: its end is near and has been told to the client.
     pub(super) dying: bool,
     /// An error of the server's own login or query, kept for whoever waits.

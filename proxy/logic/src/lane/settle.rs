@@ -48,7 +48,7 @@ impl Lane {
         let Some(far) = self.server_ref(server) else { return };
         let Some(id) = far.client else { return self.settle_abandoned(now, server, actions) };
         if status != b'I' {
-            return self.stays_in_transaction(now, id, pool, actions);
+            return self.client_idles(now, id);
         }
         if self.is_session_mode(pool) {
             return self.client_idles(now, id);
@@ -100,16 +100,19 @@ impl Lane {
         }
     }
 
-    fn stays_in_transaction(&mut self, now: Instant, id: ConnId, pool: usize, actions: &mut Out) {
-        if self.is_statement_mode(pool) {
+    /// Statement mode: a transaction is open where there may be none. What its client has sent
+    /// behind it may be on its way already, so it is told and closed at once.
+    pub(super) fn refuse_transaction(&mut self, now: Instant, server: ConnId, actions: &mut Out) {
+        let Some(far) = self.server_mut(server) else { return };
+        far.begun = None;
+        if let Some(id) = far.client {
             let text = ErrorText::fatal(
                 sqlstate::PROTOCOL_VIOLATION,
                 "transactions of several statements are not allowed in statement pooling mode",
             )
             .with_hint("Set pool.mode = \"transaction\" for this database.");
-            return self.fatal(now, id, &text, actions);
+            self.fatal(now, id, &text, actions);
         }
-        self.client_idles(now, id);
     }
 
     /// Asks a server what the session has become.
