@@ -278,7 +278,7 @@ impl<'a, W: World> Worker<'a, W> {
         match completion.token.kind() {
             Kind::Receive => self.received(completion),
             Kind::Send | Kind::HastySend => {
-                self.sent(Table::owner(completion.token), completion.result)
+                self.sent(Table::owner(completion.token), completion.result);
             }
             Kind::Connect => self.connected(Table::owner(completion.token), completion.result),
             Kind::Cancel => self.ended_one(Table::owner(completion.token)),

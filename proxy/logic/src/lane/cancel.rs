@@ -132,6 +132,7 @@ impl Lane {
         // One that did not end in time may still be delivered, to whoever has the server then.
         far.unfit |= late;
         // What had to wait for it: see `settle`.
+        self.unstall(server, actions);
         self.settle(now, server, actions);
     }
 

@@ -200,7 +200,10 @@ impl Lane {
         let Some(client) = self.clients.get(id) else { return false };
         let server = client.server.and_then(|server| self.server_ref(server));
         let own = server.is_some_and(|far| {
-            far.ledger.is_waiting() && !far.ledger.is_exchanging() && !far.ledger.is_unsynced()
+            let asking = far.ledger.is_waiting() && !far.ledger.is_exchanging();
+            // Nor is it asked while a cancel request is on its way there.
+            let later = far.ledger.is_settled() && far.cancels > 0 && far.status == b'I';
+            later || asking && !far.ledger.is_unsynced()
         });
         if let Some(client) = self.clients.get_mut(id) {
             client.stalled |= own;
