@@ -54,6 +54,7 @@ use crate::state::{Parameters, States};
 use crate::time::Instant;
 use crate::timers::{Scheduled, Timers};
 use pgring_wire::backend::write::ErrorText;
+use pgring_wire::frame::{Header, header};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -229,6 +230,35 @@ impl Lane {
         self.servers.get_mut(id).and_then(Far::server_mut)
     }
 
+    /// The head of the next message of a connection, at the start of `bytes`; or what becomes of
+    /// them: there are too few, or they are refused together with whoever sent them.
+    #[inline]
+    fn head(
+        &mut self,
+        now: Instant,
+        conn: ConnId,
+        (bytes, length_max): (&[u8], u32),
+        actions: &mut Out,
+    ) -> Result<Header, Progress> {
+        let error = match header(bytes, length_max) {
+            Ok(Some(head)) => return Ok(head),
+            Ok(None) => return Err(more(0)),
+            Err(error) => error,
+        };
+        let message = error.to_string();
+        match conn.side() {
+            Side::Client => {
+                self.fatal(now, conn, &ErrorText::fatal(error.sqlstate(), &message), actions);
+            }
+            Side::Server if self.server_ref(conn).is_some_and(Server::is_opening) => {
+                self.violations += 1;
+                self.server_lost(now, conn, &format!("not PostgreSQL: {message}"), actions);
+            }
+            Side::Server => self.violated(now, conn, &message, bytes, actions),
+        }
+        Err(all(bytes))
+    }
+
     /// Says an error to a client.
     fn say(id: ConnId, text: &ErrorText<'_>, actions: &mut Out) {
         actions.write(id, |out| pgring_wire::backend::write::error(out, text));
@@ -243,6 +273,11 @@ const fn all(bytes: &[u8]) -> Progress {
 /// The rest is to be shown again together with what comes next.
 const fn more(consumed: usize) -> Progress {
     Progress { consumed, want: Want::More }
+}
+
+/// What becomes of bytes that come behind `before` others, which are done with.
+const fn behind(before: usize, rest: Progress) -> Progress {
+    Progress { consumed: before + rest.consumed, want: rest.want }
 }
 
 /// The rest is to be shown again after `Resume`.

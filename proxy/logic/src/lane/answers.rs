@@ -6,12 +6,12 @@
 use crate::action::{Level, Progress};
 use crate::id::ConnId;
 use crate::lane::server::{Phase, Server, ServerError, purpose};
-use crate::lane::{Lane, Out, all, more};
+use crate::lane::{Lane, Out, all, behind, more};
 use crate::ledger::{Entry, Expect, Origin};
 use crate::state::{Inspected, Pins};
 use crate::time::Instant;
 use pgring_wire::backend::{self, ErrorView, write};
-use pgring_wire::frame::{Header, LENGTH_MAX, header};
+use pgring_wire::frame::{Header, LENGTH_MAX};
 
 /// Bodies up to this size are shown whole where they must be read.
 const READ_MAX: usize = 1 << 20;
@@ -61,13 +61,9 @@ impl Lane {
                 self.tell(id, actions);
                 continue;
             }
-            let head = match header(&bytes[at..], LENGTH_MAX) {
-                Ok(None) => return more(at),
-                Ok(Some(head)) => head,
-                Err(error) => {
-                    self.violated(now, id, &error.to_string(), &bytes[at..], actions);
-                    return all(bytes);
-                }
+            let head = match self.head(now, id, (&bytes[at..], LENGTH_MAX), actions) {
+                Ok(head) => head,
+                Err(end) => return behind(at, end),
             };
             let shown = &bytes[at..bytes.len().min(at + head.total())];
             if shown.len() < head.total() && self.reads(id, head) {

@@ -7,13 +7,13 @@ use crate::action::{Action, CloseMode, Progress, Want};
 use crate::id::ConnId;
 use crate::lane::client::Phase;
 use crate::lane::welcome::key_pid;
-use crate::lane::{Lane, Out, all, later, more};
+use crate::lane::{Lane, Out, all, behind, later, more};
 use crate::mail::{AnswerShape, Mail, Peer};
 use crate::time::Instant;
 use pgring_wire::backend::sqlstate;
 use pgring_wire::backend::write::{self, ErrorText};
 use pgring_wire::client::{Parse, Target, query};
-use pgring_wire::frame::{Header, header};
+use pgring_wire::frame::Header;
 
 /// The longest console command.
 const LENGTH_MAX: u32 = 65_536;
@@ -84,14 +84,9 @@ impl Lane {
             if console.waiting {
                 return later(at);
             }
-            let head = match header(&bytes[at..], LENGTH_MAX) {
-                Ok(None) => return more(at),
-                Ok(Some(head)) => head,
-                Err(error) => {
-                    let message = error.to_string();
-                    self.fatal(now, id, &ErrorText::fatal(error.sqlstate(), &message), actions);
-                    return all(bytes);
-                }
+            let head = match self.head(now, id, (&bytes[at..], LENGTH_MAX), actions) {
+                Ok(head) => head,
+                Err(end) => return behind(at, end),
             };
             let Some(body) = bytes.get(at + Header::SIZE..at + head.total()) else {
                 return more(at);

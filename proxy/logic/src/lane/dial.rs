@@ -5,7 +5,7 @@ use crate::auth_server::{Credentials, ServerAuth, Step};
 use crate::id::{ConnId, Core, PoolKey, Secret};
 use crate::lane::client::Phase as ClientPhase;
 use crate::lane::server::{Far, Phase, Server, ServerError};
-use crate::lane::{Lane, Out, all, more};
+use crate::lane::{Lane, Out, all, behind, more};
 use crate::ledger::Ledger;
 use crate::mail::Mail;
 use crate::prepared::ServerStatements;
@@ -14,7 +14,7 @@ use crate::time::{Duration, Instant};
 use crate::timers::{Owner, Scheduled};
 use pgring_wire::backend::{self, ErrorView};
 use pgring_wire::client::write;
-use pgring_wire::frame::{Header, header};
+use pgring_wire::frame::Header;
 use std::sync::Arc;
 
 /// The largest message of a login. `PostgreSQL` has no limit; errors are the largest.
@@ -189,14 +189,9 @@ impl Lane {
         let mut at = 0;
         loop {
             let rest = &bytes[at..];
-            let head = match header(rest, LOGIN_LENGTH_MAX) {
-                Ok(None) => return more(at),
-                Ok(Some(head)) => head,
-                Err(error) => {
-                    self.violations += 1;
-                    self.server_lost(now, id, &format!("not PostgreSQL: {error}"), actions);
-                    return all(bytes);
-                }
+            let head = match self.head(now, id, (rest, LOGIN_LENGTH_MAX), actions) {
+                Ok(head) => head,
+                Err(end) => return behind(at, end),
             };
             let Some(body) = rest.get(5..head.total()) else { return more(at) };
             at += head.total();

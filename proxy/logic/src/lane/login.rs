@@ -11,7 +11,6 @@ use crate::mail::Mail;
 use crate::time::Instant;
 use pgring_wire::backend::sqlstate;
 use pgring_wire::backend::write::{self, ErrorText};
-use pgring_wire::frame::header;
 use std::sync::Arc;
 
 /// The largest password or SASL message: before anybody is known, little is kept (hazard H12).
@@ -59,15 +58,9 @@ impl Lane {
         bytes: &[u8],
         actions: &mut Out,
     ) -> Progress {
-        let head = match header(bytes, AUTH_LENGTH_MAX) {
-            Ok(None) => return more(0),
-            Ok(Some(head)) => head,
-            Err(error) => {
-                let message = error.to_string();
-                let text = ErrorText::fatal(sqlstate::PROTOCOL_VIOLATION, &message);
-                self.fatal(now, id, &text, actions);
-                return all(bytes);
-            }
+        let head = match self.head(now, id, (bytes, AUTH_LENGTH_MAX), actions) {
+            Ok(head) => head,
+            Err(end) => return end,
         };
         let Some(body) = bytes.get(5..head.total()) else { return more(0) };
         let Some(client) = self.clients.get_mut(id) else { return all(bytes) };

@@ -381,13 +381,10 @@ impl Lane {
         message: Message<'_>,
         actions: &mut Out,
     ) -> Step {
-        let Some(body) = self.small_body(message) else { return Step::More };
-        let Ok(target) = Target::read(body) else {
-            return self.malformed(now, id, message.head.tag, actions);
+        let target = match self.target(now, id, message, actions) {
+            Ok(target) => target,
+            Err(step) => return step,
         };
-        if let Some(step) = self.need_server(now, id, actions) {
-            return step;
-        }
         if target.kind != b'S' {
             return self.expected(id, message, Expect::DescribePortal, actions);
         }
@@ -414,13 +411,10 @@ impl Lane {
         message: Message<'_>,
         actions: &mut Out,
     ) -> Step {
-        let Some(body) = self.small_body(message) else { return Step::More };
-        let Ok(target) = Target::read(body) else {
-            return self.malformed(now, id, message.head.tag, actions);
+        let target = match self.target(now, id, message, actions) {
+            Ok(target) => target,
+            Err(step) => return step,
         };
-        if let Some(step) = self.need_server(now, id, actions) {
-            return step;
-        }
         let Some(server) = self.clients.get(id).and_then(|client| client.server) else {
             return Step::Over;
         };
@@ -454,10 +448,20 @@ impl Lane {
         self.expected(id, message, Expect::Close, actions)
     }
 
-    /// The body of a message that is never large; none: show more of it.
-    fn small_body<'a>(&self, message: Message<'a>) -> Option<&'a [u8]> {
+    /// What a Describe or Close is about, once there is a server to ask.
+    fn target<'a>(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        message: Message<'a>,
+        actions: &mut Out,
+    ) -> Result<Target<'a>, Step> {
+        // It is never large. One that is counts as malformed, as an empty one does.
         let small = message.head.body() <= self.config.limits.statement_bytes_max;
-        // One that is too large is shown as malformed: an empty body is.
-        if small { message.body() } else { Some(&[]) }
+        let body = if small { message.body() } else { Some(&[][..]) };
+        let Ok(target) = Target::read(body.ok_or(Step::More)?) else {
+            return Err(self.malformed(now, id, message.head.tag, actions));
+        };
+        self.need_server(now, id, actions).map_or(Ok(target), Err)
     }
 }

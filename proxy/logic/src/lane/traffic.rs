@@ -9,14 +9,14 @@ use crate::hints::{CUSTOM_MAX, Hints, custom_parameters, scan};
 use crate::id::ConnId;
 use crate::lane::client::{Failing, Fate, Phase};
 use crate::lane::server::Server;
-use crate::lane::{Lane, Out, all, later, more};
+use crate::lane::{Lane, Out, all, behind, later, more};
 use crate::ledger::{Expect, Origin};
 use crate::state::Pins;
 use crate::time::Instant;
 use pgring_wire::backend::sqlstate;
 use pgring_wire::backend::write::{self, ErrorText};
 use pgring_wire::client::query;
-use pgring_wire::frame::{Header, LENGTH_MAX, header};
+use pgring_wire::frame::{Header, LENGTH_MAX};
 
 /// What became of a message.
 pub(super) enum Step {
@@ -108,14 +108,9 @@ impl Lane {
                 at += len;
                 continue;
             }
-            let head = match header(&bytes[at..], LENGTH_MAX) {
-                Ok(None) => return more(at),
-                Ok(Some(head)) => head,
-                Err(error) => {
-                    let message = error.to_string();
-                    self.fatal(now, id, &ErrorText::fatal(error.sqlstate(), &message), actions);
-                    return all(bytes);
-                }
+            let head = match self.head(now, id, (&bytes[at..], LENGTH_MAX), actions) {
+                Ok(head) => head,
+                Err(end) => return behind(at, end),
             };
             let end = bytes.len().min(at + head.total());
             let message = Message { head, at, shown: &bytes[at..end] };
