@@ -145,12 +145,15 @@ impl Lane {
             (None, None) => None,
         };
         let base = core::mem::take(&mut parcel.base);
+        let key = parcel.pool.clone();
         let server = self.unpack(now, number, pool.unwrap_or(0), parcel);
         let unwanted = server.epoch < pool.map_or(0, |pool| self.pools[pool].epoch);
         let id = self.servers.insert(|_| Far::Server(server));
         let Some(pool) = pool else {
             // Its database has been removed on its way: no pool, so nothing to count but the
-            // connection itself, which goes.
+            // connection itself, which goes, and its permit with it.
+            let mail = Mail::Returned { pool: key, core: to, count: 1 };
+            actions.push(Action::Tell(Box::new(mail)));
             if let Some(far) = self.server_mut(id) {
                 far.counted = false;
                 far.phase = Phase::Gone;
