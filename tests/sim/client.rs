@@ -4,6 +4,7 @@ use crate::dice::Dice;
 use crate::link::{End, LinkId, MS, Peer, SEC, Time, US};
 use crate::message::{Cutter, Message, cancel, startup};
 use crate::plan::Plan;
+use crate::scram::Login;
 use crate::script::Habits;
 use crate::session::{Session, Settings};
 use crate::world::{Happening, World};
@@ -25,6 +26,7 @@ pub(crate) struct Life {
     pub(crate) number: u32,
     pub(crate) link: LinkId,
     pub(crate) phase: Phase,
+    pub(crate) login: Login,
     pub(crate) cutter: Cutter,
     /// What a session of its own would be like now, with all of `queue` still to come.
     pub(crate) session: Session,
@@ -105,10 +107,13 @@ impl World {
         let core = self.dice.place(self.plan.lanes);
         let link = self.connect(Peer::Client(number));
         let life = self.oracle.next_life();
-        let (databases, users) = (self.plan.databases, self.plan.users);
+        let (databases, users, scram) = (self.plan.databases, self.plan.users, self.plan.scram);
         let client = &mut self.clients[number];
         client.lives -= 1;
         let dice = &mut client.dice;
+        let wrong = scram && dice.chance(8);
+        // Half of those who do not know the password have a name that nobody has.
+        let users = users + usize::from(wrong);
         let (database, user) =
             (Plan::database(dice.place(databases)), Plan::user(dice.place(users)));
         let name = format!("app{}", dice.below(4));
@@ -137,6 +142,7 @@ impl World {
             number: life,
             link,
             phase: if asks { Phase::Asking } else { Phase::Login },
+            login: Login::new(wrong),
             cutter: Cutter::default(),
             before: session.clone(),
             session,

@@ -7,6 +7,7 @@ use pgring_logic::broker::Broker;
 use pgring_logic::config::{Config, Database};
 use pgring_logic::id::{Core, PoolKey};
 use pgring_logic::mail::{Event, Mail, Order, Report};
+use pgring_wire::auth::scram::salted_password;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -82,9 +83,10 @@ impl World {
                     self.control.pending.remove(&number);
                 }
             }
-            Mail::Derive { core, conn, .. } => {
+            Mail::Derive { core, conn, password, salt, iterations } => {
                 let core = usize::from(core.0);
-                self.letter(core, Mail::Derived { conn, salted: [0; 32] });
+                let salted = salted_password(password.0.as_bytes(), &salt, iterations);
+                self.letter(core, Mail::Derived { conn, salted });
             }
             Mail::Console { core, conn, .. } => {
                 self.letter(usize::from(core.0), Mail::Answer { conn, bytes: Vec::new() });

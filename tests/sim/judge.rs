@@ -117,7 +117,7 @@ impl World {
         let Some(life) = self.clients[number].life.as_mut() else { return };
         let id = life.number;
         match message.tag {
-            b'R' if message.body == [0, 0, 0, 0] => {}
+            b'R' => self.client_proves(number, &message.body),
             b'v' => {}
             b'K' => {
                 let mut reader = Reader::new(&message.body);
@@ -224,6 +224,7 @@ impl World {
             "26000" => life.doubtful,
             // A transaction in statement mode.
             "08P01" => single && life.session.tx != Tx::Idle,
+            "28P01" => life.login.wrong,
             // The database is gone, before the login or after it.
             "3D000" => moving && life.phase == Phase::Login,
             "57P01" if moving => true,

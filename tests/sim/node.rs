@@ -5,6 +5,7 @@
 
 use crate::link::{End, LinkId, MS, Time, US};
 use crate::message::{Cutter, Message, Reader, report, text};
+use crate::scram::Visit;
 use crate::session::{Fault, Session, Tx};
 use crate::sql::owner;
 use crate::world::{Happening, World};
@@ -32,6 +33,8 @@ pub(crate) struct Backend {
     secret: [u8; 4],
     cutter: Cutter,
     pub(crate) session: Option<Session>,
+    /// The login that comes before it.
+    pub(crate) visit: Option<Visit>,
     /// A slow statement, and when it is done.
     pub(crate) busy: Option<(Message, Time)>,
     /// What is not flushed yet.
@@ -94,6 +97,7 @@ impl World {
             secret: pid.wrapping_mul(2_654_435_761).to_be_bytes(),
             cutter: Cutter::default(),
             session: None,
+            visit: None,
             busy: None,
             out: Vec::new(),
             stepping: false,
@@ -161,6 +165,12 @@ impl World {
         backend.stepping = false;
         backend.rests = now;
         if self.links.get(&link).is_none_or(|link| link.silent) {
+            return;
+        }
+        if backend.visit.is_some() {
+            if let Ok(Some(message)) = backend.cutter.tagged() {
+                self.node_checks(node, link, &message);
+            }
             return;
         }
         if backend.session.is_none() {
@@ -303,13 +313,22 @@ impl World {
                     self.send(link, End::Near, &out);
                     return self.node_lost(node, link);
                 }
+                if self.plan.scram {
+                    return self.node_asks(node, link, parameters);
+                }
                 self.node_login(node, link, &parameters);
             }
             None => self.node_lost(node, link),
         }
     }
 
-    fn node_login(&mut self, node: usize, link: LinkId, parameters: &[(String, String)]) {
+    /// Who wants in is in.
+    pub(crate) fn node_login(
+        &mut self,
+        node: usize,
+        link: LinkId,
+        parameters: &[(String, String)],
+    ) {
         let find = |wanted: &str| {
             let found = parameters.iter().find(|(name, _)| name == wanted);
             found.map(|(_, value)| value.clone()).unwrap_or_default()

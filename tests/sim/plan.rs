@@ -2,6 +2,7 @@
 
 use crate::dice::Dice;
 use crate::link::{MS, SEC, Time, US, Weather};
+use crate::scram;
 use pgring_logic::action::Address;
 use pgring_logic::config::{
     Auth, AuthMethod, Cluster, Config, Database, Limits, Node, PoolMode, PoolSettings, Users,
@@ -42,6 +43,8 @@ pub(crate) struct Plan {
     pub(crate) orders: bool,
     /// The last database comes and goes.
     pub(crate) moves: bool,
+    /// Logins are by SCRAM, on both sides.
+    pub(crate) scram: bool,
     /// Servers send notices.
     pub(crate) notices: bool,
     /// Clients vanish, cancel, and stop reading.
@@ -97,6 +100,7 @@ impl Plan {
             lies: dice.chance(20),
             orders: dice.chance(30),
             moves: dice.chance(20),
+            scram: dice.chance(25),
             notices: dice.chance(50),
             rude: dice.chance(60),
             mistakes: dice.chance(60),
@@ -130,6 +134,7 @@ impl Plan {
             (self.mode == PoolMode::Session, "session"),
             (self.mode == PoolMode::Statement, "statement"),
             (self.moves, "moves"),
+            (self.scram, "scram"),
         ];
         let named = troubles.iter().filter(|(is, _)| *is);
         named.map(|(_, name)| *name).collect::<Vec<_>>().join(" ")
@@ -179,7 +184,7 @@ impl Plan {
             admin_users: Vec::new(),
             stats_users: Vec::new(),
             auth: Auth {
-                method: AuthMethod::Trust,
+                method: if self.scram { AuthMethod::ScramSha256 } else { AuthMethod::Trust },
                 users_file: None,
                 login_timeout: Duration::from_secs(15),
                 mock_secret: [0; 32],
@@ -188,7 +193,7 @@ impl Plan {
             pool: self.pool(),
             clusters: vec![Arc::clone(&cluster)],
             databases: databases.collect(),
-            users: Users::new(),
+            users: if self.scram { scram::users(self.users) } else { Users::new() },
         })
     }
 
