@@ -22,6 +22,29 @@ pub(crate) fn postgres() -> Outcome<()> {
     packages(&wanted_for_nodes())
 }
 
+/// Peers of the bench. One that cannot be had is no reason to fail; it is then not measured.
+///
+/// Debian starts what it installs, on the port of `PostgreSQL`'s clients or of nobody's choice:
+/// the bench starts its own.
+pub(crate) fn peers(names: &[&str]) {
+    for name in names {
+        // What the suite does not have, `apt-cache` does not know.
+        if works("apt-cache", &["show", name])
+            && let Err(error) = packages(&[name])
+        {
+            println!("{name}: {error}");
+            continue;
+        }
+        if works("systemctl", &["is-active", "--quiet", name]) {
+            println!("stopping  the service {name} that came with the package");
+            let mut stop = Command::new("systemctl");
+            if let Err(error) = process::show(stop.args(["disable", "--now", "--quiet", name])) {
+                println!("{name}: {error}");
+            }
+        }
+    }
+}
+
 /// What `cargo xtask test` needs; gives the environment in which tests find it.
 pub(crate) fn for_tests() -> Outcome<Vec<(&'static str, PathBuf)>> {
     let mut wanted = wanted_for_nodes();

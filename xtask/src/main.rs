@@ -1,9 +1,10 @@
-//! The tasks of the workspace: `cargo xtask test`, `tidy`, `demo`, `regress` and `fuzz`.
+//! The tasks of the workspace: `cargo xtask test`, `tidy`, `demo`, `bench`, `regress` and `fuzz`.
 //!
 //! A task needs nothing but cargo to start; what else it needs it installs first, or says which
 //! command would. Tasks see files and programs, no crate of ours.
 
 mod account;
+mod bench;
 mod demo;
 mod fuzz;
 mod install;
@@ -38,6 +39,8 @@ enum Task {
     Tidy,
     /// A primary, two standbys and pgring, shown at work
     Demo(demo::Options),
+    /// pgring beside a direct connection and its peers: speed, latency, CPU, memory
+    Bench(bench::Options),
     /// `PostgreSQL`'s own tests, direct and through pgring, compared
     Regress(regress::Options),
     /// Hostile bytes and texts for every reader, by libFuzzer on the stable compiler
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Task::Test { quick } => test::run(quick),
         Task::Tidy => tidy::run(),
         Task::Demo(options) => demo::run(&options),
+        Task::Bench(options) => bench::run(&options),
         Task::Regress(options) => regress::run(&options),
         Task::Fuzz(options) => fuzz::run(&options),
     };

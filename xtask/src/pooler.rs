@@ -1,4 +1,4 @@
-//! A running pgring that ends with its owner.
+//! A running pgring, or another pooler of the bench, that ends with its owner.
 
 use crate::place::{self, Workplace};
 use crate::process::{self, Outcome};
@@ -9,17 +9,34 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-/// How long pgring may take until it listens.
+/// How long a pooler may take until it listens.
 const START_MAX: Duration = Duration::from_secs(10);
 
-/// A pgring that ends with this value.
+/// A pooler that ends with this value.
 #[derive(Debug)]
 pub(crate) struct Pooler {
+    name: &'static str,
     child: Child,
     log: PathBuf,
+    end: Signal,
+}
+
+/// How a pooler is started and ended.
+#[derive(Debug)]
+pub(crate) struct Launch<'text> {
+    /// How it is called in messages and file names.
+    pub(crate) name: &'static str,
+    /// Its program with all arguments.
+    pub(crate) command: Command,
+    /// Something of its command line by which it is known again.
+    pub(crate) mark: &'text Path,
+    /// Where it will listen, on the loopback interface.
+    pub(crate) port: u16,
+    /// What ends it at once.
+    pub(crate) end: Signal,
 }
 
 impl Pooler {
@@ -30,25 +47,26 @@ impl Pooler {
         config: &Path,
         port: u16,
     ) -> Outcome<Self> {
-        let note = place.path.join("pgring.pid");
-        end_left_over(&note, config);
         let program = reachable(place, program)?;
-        let log = place.path.join("pgring.log");
+        let mut command = place.account.command(&program, &place.path);
+        command.arg("--config").arg(config);
+        // SIGQUIT: end now. It has nothing to lose; its clients are gone or ours.
+        let launch = Launch { name: "pgring", command, mark: config, port, end: Signal::SIGQUIT };
+        Self::launch(place, launch)
+    }
+
+    /// Starts any pooler and waits until it listens.
+    pub(crate) fn launch(place: &Workplace, launch: Launch<'_>) -> Outcome<Self> {
+        let Launch { name, mut command, mark, port, end } = launch;
+        let note = place.path.join(format!("{name}.pid"));
+        end_left_over(&note, mark);
+        let log = place.path.join(format!("{name}.log"));
         let failed = |error| format!("cannot write {}: {error}", log.display());
         let file = fs::File::create(&log).map_err(failed)?;
         let second = file.try_clone().map_err(failed)?;
-        let child = place
-            .account
-            .command(&program, &place.path)
-            .arg("--config")
-            .arg(config)
-            .stdin(Stdio::null())
-            .stdout(file)
-            .stderr(second)
-            .process_group(0)
-            .spawn()
-            .map_err(|error| format!("cannot run {}: {error}", program.display()))?;
-        let mut pooler = Self { child, log };
+        command.stdin(Stdio::null()).stdout(file).stderr(second).process_group(0);
+        let child = command.spawn().map_err(|error| format!("cannot run {name}: {error}"))?;
+        let mut pooler = Self { name, child, log, end };
         fs::write(&note, pooler.child.id().to_string())
             .map_err(|error| format!("cannot write {}: {error}", note.display()))?;
         let listens = process::wait_until(START_MAX, || {
@@ -58,7 +76,12 @@ impl Pooler {
         if listens {
             return Ok(pooler);
         }
-        Err(format!("pgring does not listen on port {port}; its log says:\n{}", pooler.said()))
+        Err(format!("{name} does not listen on port {port}; its log says:\n{}", pooler.said()))
+    }
+
+    /// The number of its process.
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
     }
 
     /// An error if it ended by itself.
@@ -66,9 +89,9 @@ impl Pooler {
         match self.child.try_wait() {
             Ok(None) => Ok(()),
             Ok(Some(status)) => {
-                Err(format!("pgring ended ({status}); its log says:\n{}", self.said()))
+                Err(format!("{} ended ({status}); its log says:\n{}", self.name, self.said()))
             }
-            Err(error) => Err(format!("pgring: {error}")),
+            Err(error) => Err(format!("{}: {error}", self.name)),
         }
     }
 
@@ -80,24 +103,23 @@ impl Pooler {
 
 impl Drop for Pooler {
     fn drop(&mut self) {
-        // SIGQUIT: end now. It has nothing to lose; its clients are gone or ours.
-        process::stop(&mut self.child, Signal::SIGQUIT, Duration::from_secs(3));
+        process::stop(&mut self.child, self.end, Duration::from_secs(3));
     }
 }
 
-/// Ends the pgring of an earlier run that was killed before it could clean up.
-fn end_left_over(note: &Path, config: &Path) {
+/// Ends the pooler of an earlier run that was killed before it could clean up.
+fn end_left_over(note: &Path, mark: &Path) {
     let Ok(pid) = fs::read_to_string(note) else { return };
     // The number may be somebody else's by now; the command line says.
     let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    let ours = String::from_utf8_lossy(&line).contains(&*config.to_string_lossy());
+    let ours = String::from_utf8_lossy(&line).contains(&*mark.to_string_lossy());
     if let (true, Ok(group)) = (ours, pid.parse()) {
         let _ = killpg(Pid::from_raw(group), Signal::SIGKILL);
     }
 }
 
 /// The program where the account can run it: in place, or as a copy in the work place.
-fn reachable(place: &Workplace, program: &Path) -> Outcome<PathBuf> {
+pub(crate) fn reachable(place: &Workplace, program: &Path) -> Outcome<PathBuf> {
     if !program.exists() {
         return Err(format!("{} is missing; `cargo build --release` makes it", program.display()));
     }

@@ -1,0 +1,2 @@
+//! pgring-load.
+fn main() {}
