@@ -5,6 +5,7 @@
 //! `PgBouncer` of the same round. `benches/README.md` has the whole of it.
 
 mod case;
+mod load;
 mod peers;
 mod pgbench;
 mod play;
@@ -20,6 +21,7 @@ use crate::install;
 use crate::place;
 use crate::process::{self, Outcome};
 use case::Case;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use record::{CaseResult, Report, Series};
 use scene::Scene;
 use std::fs;
@@ -64,6 +66,7 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
         return Ok(());
     }
     process::catch_interrupts()?;
+    raise_files();
     install::postgres()?;
     let targets = targets(options);
     let program = demo::build()?;
@@ -132,6 +135,16 @@ fn targets(options: &Options) -> Vec<Target> {
         }
     }
     there
+}
+
+/// Five thousand clients want as many descriptors, in each of the programs started here.
+fn raise_files() {
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        println!("the limit of open files stays at {soft}: {error}");
+    }
 }
 
 /// Builds the load generator, for a machine's own speed.

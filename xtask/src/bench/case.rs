@@ -39,10 +39,28 @@ pub(super) enum Stage {
 pub(super) enum Load {
     /// By pgbench.
     Pgbench(Protocol, Script),
-    /// By our own load generator, in the mode of this name.
-    Own(&'static str),
-    /// One client that asks, alone and then among this many that do not.
-    Idle(u32),
+    /// By our own load generator.
+    Own(Own),
+    /// One client that asks, alone and then among this many that do not; whether those have set
+    /// something and prepared a statement.
+    Idle(u32, bool),
+}
+
+/// What our own load generator asks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Own {
+    /// A simple query.
+    Simple,
+    /// The same by Parse, Bind, Describe, Execute, Sync.
+    Extended,
+    /// A field of a megabyte.
+    Wide,
+    /// COPY of 200 MB to the client, again and again.
+    CopyOut,
+    /// The same from the client.
+    CopyIn,
+    /// A new connection for each query.
+    Storm,
 }
 
 /// How pgbench asks.
@@ -91,10 +109,10 @@ impl Case {
     /// The unit of throughput and of what CPU time is divided by.
     pub(super) fn unit(&self) -> &'static str {
         match self.load {
-            Load::Own("copy-out" | "copy-in") => "MB",
-            Load::Own("storm") => "connection",
+            Load::Own(Own::CopyOut | Own::CopyIn) => "MB",
+            Load::Own(Own::Storm) => "connection",
             Load::Pgbench(_, Script::Pipeline) => "pipeline",
-            Load::Pgbench(..) | Load::Own(_) | Load::Idle(_) => "transaction",
+            Load::Pgbench(..) | Load::Own(_) | Load::Idle(..) => "transaction",
         }
     }
 
@@ -131,19 +149,15 @@ impl Case {
 
     /// Why a target cannot play this case.
     pub(super) fn excludes(&self, target: Target) -> Option<&'static str> {
-        match (self.load, target) {
-            (Load::Idle(_), Target::Pgpool) => Some("it would need a process for every client"),
-            _ => None,
-        }
+        let crowd = matches!(self.load, Load::Idle(..));
+        (crowd && target == Target::Pgpool).then_some("it would need a process for every client")
     }
 }
 
-/// All cases, in the order in which they are played.
+/// All cases, in the order in which they are played: quick answers first.
 pub(super) fn all() -> Vec<Case> {
-    let mut cases = Vec::new();
-    cases.extend(select_only());
-    cases.extend(other_pgbench());
-    cases
+    let groups = [pinned(), select_only(), other_pgbench(), bulk(), crowds(), cores()];
+    groups.into_iter().flatten().collect()
 }
 
 /// A case of `PostgreSQL` and its peers, to start from.
@@ -184,4 +198,77 @@ fn other_pgbench() -> Vec<Case> {
         real("tpcb-16", "TPC-B, 16 clients on a pool of 16", tpcb, 16),
         Case { quick: true, ..real("pipeline-16", title, pipeline, 16) },
     ]
+}
+
+/// The stand-in behind a proxy that has a core of its own: the proxy is the bottleneck.
+fn pinned() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for (word, own) in [("simple", Own::Simple), ("extended", Own::Extended)] {
+        for clients in [64, 256, 1] {
+            let title = format!("stand-in, {word}, {clients} clients, proxy on a core of its own");
+            let name = format!("standin-{word}-{clients}");
+            let case = real(&name, &title, Load::Own(own), clients);
+            cases.push(Case { stage: Stage::Pinned, quick: clients == 64, ..case });
+        }
+    }
+    cases
+}
+
+fn bulk() -> Vec<Case> {
+    let own = |name, title, own, clients| real(name, title, Load::Own(own), clients);
+    let pinned = |case| Case { stage: Stage::Pinned, ..case };
+    let (out, into) = ("COPY of 200 MB out", "COPY of 200 MB in");
+    let (out_pinned, into_pinned) =
+        ("COPY of 200 MB out, stand-in, pinned", "COPY of 200 MB in, stand-in, pinned");
+    vec![
+        Case { quick: true, ..pinned(own("copy-out-pinned", out_pinned, Own::CopyOut, 1)) },
+        pinned(own("copy-in-pinned", into_pinned, Own::CopyIn, 1)),
+        own("copy-out", out, Own::CopyOut, 1),
+        own("copy-in", into, Own::CopyIn, 1),
+        own("wide-4", "rows with a field of 1 MB, 4 clients", Own::Wide, 4),
+    ]
+}
+
+fn crowds() -> Vec<Case> {
+    let storm = "connection storm, SCRAM, 16 clients, a new connection for each query";
+    let idle = |name, title, state| Case {
+        stage: Stage::Pinned,
+        scram: state,
+        ..real(name, title, Load::Idle(5000, state), 1)
+    };
+    let trust = "one active client among 5,000 idle ones, trust, pinned";
+    let state = "the same with SCRAM, a SET and a prepared statement each";
+    vec![
+        Case { scram: true, quick: true, ..real("storm-16", storm, Load::Own(Own::Storm), 16) },
+        Case { quick: true, ..idle("idle-5000-trust", trust, false) },
+        idle("idle-5000-state", state, true),
+    ]
+}
+
+/// pgring beside itself.
+fn cores() -> Vec<Case> {
+    let load = Load::Pgbench(Protocol::Simple, Script::SelectOnly);
+    let shared = "select-only, simple, 64 clients, a pool of 2 shared by 4 workers, beside 1";
+    let two = "select-only, simple, 64 clients, 2 workers beside 1";
+    vec![
+        Case {
+            pool: 2,
+            compared: Compared::Workers(4, 1),
+            quick: true,
+            ..real("pool-2", shared, load, 64)
+        },
+        Case { compared: Compared::Workers(2, 1), ..real("workers-2", two, load, 64) },
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::all;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_case_has_a_name_of_its_own() {
+        let names: BTreeSet<_> = all().into_iter().map(|case| case.name).collect();
+        assert_eq!(names.len(), all().len());
+    }
 }

@@ -1,6 +1,6 @@
 //! Starting what stands in between: configurations from `benches/peers`, filled in.
 
-use super::case::{Case, Load, Protocol, Stage};
+use super::case::{Case, Load, Own, Protocol, Stage};
 use super::scene::Scene;
 use super::target::{self, Subject, Target};
 use crate::place;
@@ -101,7 +101,7 @@ fn values(
         ("transaction", case.pool)
     };
     let pool = if subject.target == Target::Pgbouncer { bouncer_pool } else { case.pool };
-    let bulk = matches!(case.load, Load::Own("copy-out" | "copy-in" | "wide"));
+    let bulk = matches!(case.load, Load::Own(Own::CopyOut | Own::CopyIn | Own::Wide));
     let (workers, threads) = match case.stage {
         Stage::Pinned => (1, 1),
         Stage::Real => (cores, cores),

@@ -1,10 +1,12 @@
 //! One run: the pooler started, warmed up, loaded and ended, and what it used meanwhile.
 
-use super::case::{Case, Load};
+use super::case::{Case, Load, Own, Protocol, Script};
+use super::load;
 use super::peers;
 use super::pgbench;
 use super::record::Run;
 use super::scene::Scene;
+use super::stats;
 use super::target::Subject;
 use super::usage;
 use crate::process::Outcome;
@@ -17,16 +19,11 @@ pub(super) fn run(scene: &Scene, case: &Case, subject: &Subject, seconds: u32) -
         None => scene.server_port(case)?,
     };
     let process = proxy.as_ref().map(|(pooler, _)| pooler.process());
+    let way = Way { scene, case, port, process };
     let mut run = match case.load {
-        Load::Pgbench(protocol, script) => {
-            let kind = (protocol, script);
-            pgbench::warm_up(scene, case, kind, port)?;
-            let before = process.map(usage::cpu_us);
-            let run = pgbench::run(scene, case, kind, (port, seconds))?;
-            let after = process.map(usage::cpu_us);
-            Run { cpu_us: per(before, after, run.count), ..run }
-        }
-        Load::Own(_) | Load::Idle(_) => return Err("not yet".to_owned()),
+        Load::Pgbench(protocol, script) => way.pgbench((protocol, script), seconds)?,
+        Load::Own(own) => load::run(&way, own, seconds)?,
+        Load::Idle(clients, state) => way.idle(clients, state, seconds)?,
     };
     if let Some((pooler, _)) = &mut proxy {
         pooler.check_alive()?;
@@ -38,8 +35,50 @@ pub(super) fn run(scene: &Scene, case: &Case, subject: &Subject, seconds: u32) -
     Err(format!("{} done, {} errors", run.count, run.errors))
 }
 
+/// Where a load goes, and who is watched meanwhile.
+#[derive(Clone, Copy)]
+pub(super) struct Way<'scene> {
+    /// Everything that stands still.
+    pub(super) scene: &'scene Scene,
+    /// What is played.
+    pub(super) case: &'scene Case,
+    /// Where the clients connect.
+    pub(super) port: u16,
+    /// The proxy, if there is one.
+    process: Option<u32>,
+}
+
+impl Way<'_> {
+    /// Processor time that the proxy has used so far.
+    pub(super) fn cpu_us(&self) -> Option<u64> {
+        self.process.map(usage::cpu_us)
+    }
+
+    fn pgbench(&self, kind: (Protocol, Script), seconds: u32) -> Outcome<Run> {
+        let Self { scene, case, port, .. } = *self;
+        pgbench::warm_up(scene, case, kind, port)?;
+        let before = self.cpu_us();
+        let run = pgbench::run(scene, case, kind, (port, seconds))?;
+        Ok(Run { cpu_us: per(before, self.cpu_us(), run.count), ..run })
+    }
+
+    /// One client alone, then among many that do nothing.
+    fn idle(&self, clients: u32, state: bool, seconds: u32) -> Outcome<Run> {
+        let alone = load::run(self, Own::Simple, seconds)?;
+        let memory = || self.process.map(|process| stats::number(usage::memory(process).now));
+        let before = memory();
+        let crowd = load::hold(self, clients, state)?;
+        let after = memory();
+        let run = load::run(self, Own::Simple, seconds)?;
+        drop(crowd);
+        let each = |after: f64| Some((after - before?) * 1024.0 / f64::from(clients));
+        let client_bytes = after.and_then(each);
+        Ok(Run { client_bytes, alone_us: Some(alone.latencies_us), ..run })
+    }
+}
+
 /// Processor time of each of what was done.
-fn per(before: Option<u64>, after: Option<u64>, count: f64) -> Option<f64> {
+pub(super) fn per(before: Option<u64>, after: Option<u64>, count: f64) -> Option<f64> {
     let used = after?.saturating_sub(before?);
-    (count > 0.0).then(|| super::stats::number(used) / count)
+    (count > 0.0).then(|| stats::number(used) / count)
 }

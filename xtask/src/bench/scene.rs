@@ -108,7 +108,7 @@ pub(super) const LOAD_CORE: &str = "1";
 
 /// A verifier of the password `scram`, for cases without a `PostgreSQL` that would make one.
 const SCRAM_VERIFIER: &str = "SCRAM-SHA-256$4096:c2FsdHNhbHRzYWx0c2FsdA==$\
-    jDfYD8jZdbqyqhsQF1xPLdLf8cMEEhETZYpgNwpl+T4=:AeVJbSpu5vAuEDbOD+oPGOYr2uPgN2sHUeZ4Ya5rR9A=";
+    Sijpnp7ykAFOP1WoAYjUe3cWLBNdn8CrPHfCX8WZkd0=:j4F7GXEOaOoDBc6NFtxfXuQeFa9MGaSJcDfbvfUvK3I=";
 
 /// Nothing but the questions costs: no disk is waited for, nothing runs in between.
 const SETTINGS: &str = "password_encryption = 'scram-sha-256'\nmax_connections = 400\n\
