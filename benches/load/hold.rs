@@ -1,8 +1,9 @@
 //! Clients that log in and are idle: what does it cost to have them?
 
+use crate::Outcome;
 use crate::channel::{Channel, Got, Poll};
 use crate::login::{Identity, Keys, Login};
-use crate::{Outcome, say};
+use crate::say;
 use pgring_wire::client::write;
 use std::io::Read;
 use std::net::{Ipv4Addr, TcpStream};

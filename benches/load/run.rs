@@ -2,11 +2,12 @@
 
 mod client;
 
+use crate::Outcome;
 use crate::channel::Poll;
 use crate::copy::Bulk;
 use crate::login::{Identity, Keys};
+use crate::say;
 use crate::tally::Tally;
-use crate::{Outcome, say};
 use client::Client;
 use pgring_wire::client::write;
 use std::time::{Duration, Instant};

@@ -9,7 +9,7 @@ mod answers;
 use crate::Outcome;
 use crate::channel::{Channel, Got, Poll};
 use crate::copy::Bulk;
-use answers::Answers;
+use answers::{Answers, Session};
 use pgring_wire::backend::write;
 use pgring_wire::frame::{Header, LENGTH_MAX, header, message};
 use pgring_wire::startup::{Packet, packet};
@@ -31,6 +31,7 @@ struct Connection {
     /// The beginning of a message that is not complete.
     input: Vec<u8>,
     greeted: bool,
+    session: Session,
     /// Bytes of COPY data that are still to come, and that nobody looks at.
     skip: usize,
     /// How often rows are still to be sent.
@@ -72,8 +73,9 @@ pub(crate) fn run(port: u16) -> Outcome<()> {
 }
 
 impl Connection {
-    const fn new(channel: Channel) -> Self {
-        Self { channel, input: Vec::new(), greeted: false, skip: 0, copying: 0 }
+    fn new(channel: Channel) -> Self {
+        let session = Session::default();
+        Self { channel, input: Vec::new(), greeted: false, session, skip: 0, copying: 0 }
     }
 
     /// Does what can be done; false when it is to be closed.
@@ -158,20 +160,21 @@ impl Connection {
     /// Answers one message; false to close.
     fn answer(&mut self, tag: u8, body: &[u8], world: &mut World) -> bool {
         let World { answers, out, .. } = world;
+        let session = &mut self.session;
         match tag {
             b'Q' if body.starts_with(b"COPY bulk TO") => {
                 copy_response(out, b'H');
                 self.copying = Bulk::times();
             }
             b'Q' if body.starts_with(b"COPY sink FROM") => copy_response(out, b'G'),
-            b'Q' => answers.query(body, out),
+            b'Q' => answers.query(session, body, out),
             b'P' => {
-                answers.parse(body);
+                session.parse(body);
                 write::parse_complete(out);
             }
             b'B' => write::bind_complete(out),
-            b'D' => answers.describe(body, out),
-            b'E' => answers.execute(out),
+            b'D' => answers.describe(session, body, out),
+            b'E' => answers.execute(session, out),
             b'C' => write::close_complete(out),
             b'S' => write::ready_for_query(out, b'I'),
             b'c' | b'f' => {

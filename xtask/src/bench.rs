@@ -6,15 +6,18 @@
 
 mod case;
 mod load;
+mod page;
 mod peers;
 mod pgbench;
 mod play;
+mod plot;
 mod record;
 mod scene;
 mod show;
 mod stats;
 mod target;
 mod usage;
+mod verdict;
 
 use crate::demo;
 use crate::install;
@@ -54,6 +57,14 @@ pub(crate) struct Options {
     /// Only say which cases there are
     #[arg(long)]
     list: bool,
+}
+
+impl Options {
+    /// Rounds of each case, and seconds of each run.
+    fn lengths(&self) -> (u32, u32) {
+        let default = if self.quick { 3 } else { 5 };
+        (self.rounds.unwrap_or(default), self.seconds.unwrap_or(default))
+    }
 }
 
 /// Runs the bench.
@@ -100,12 +111,12 @@ fn chosen(options: &Options) -> Outcome<Vec<Case>> {
     let all = case::all();
     // A whole name is that case alone: `simple-1` is not `simple-16`.
     let whole = |name: &String| all.iter().any(|case| case.name == *name);
-    let named = |case: &Case, name: &String| {
+    let is_meant = |case: &Case, name: &String| {
         case.name == *name || (!whole(name) && case.name.contains(name.as_str()))
     };
     let wanted = |case: &&Case| match options.case.as_slice() {
         [] => case.quick || !options.quick,
-        names => names.iter().any(|name| named(case, name)),
+        some => some.iter().any(|name| is_meant(case, name)),
     };
     let cases: Vec<Case> = all.iter().filter(wanted).cloned().collect();
     if cases.is_empty() {
@@ -159,8 +170,7 @@ fn build_load() -> Outcome<PathBuf> {
 
 /// Plays one case: all subjects in each round, each round in another order.
 fn one(scene: &Scene, case: &Case, options: &Options, targets: &[Target]) -> Outcome<CaseResult> {
-    let default = if options.quick { 3 } else { 5 };
-    let (rounds, seconds) = (options.rounds.unwrap_or(default), options.seconds.unwrap_or(default));
+    let (rounds, seconds) = options.lengths();
     let subjects = case.subjects(targets, options.workers);
     let series = |subject: &Subject| Series {
         subject: subject.name.clone(),
@@ -198,6 +208,7 @@ fn one(scene: &Scene, case: &Case, options: &Options, targets: &[Target]) -> Out
         name: case.name.clone(),
         title: case.title.clone(),
         unit: case.unit(),
+        own: case.own().name,
         base: case.base().name,
         series: all,
         absent,
@@ -211,7 +222,7 @@ fn conclude(
     started: SystemTime,
     cases: Vec<CaseResult>,
 ) -> Outcome<()> {
-    let default = if options.quick { 3 } else { 5 };
+    let (rounds, seconds) = options.lengths();
     let versions = targets
         .iter()
         .map(|target| (target.name().to_owned(), target.version().unwrap_or_default()))
@@ -220,10 +231,10 @@ fn conclude(
         started: show::time(started),
         machine: machine(),
         versions,
-        rounds: options.rounds.unwrap_or(default),
-        seconds: options.seconds.unwrap_or(default),
+        rounds,
+        seconds,
         quantiles: stats::QUANTILES.to_vec(),
-        verdicts: Vec::new(),
+        verdicts: verdict::judge(&cases),
         cases,
     };
     let directory = place::target().join("bench");
@@ -231,7 +242,13 @@ fn conclude(
     let json = directory.join(format!("{}.json", report.started.replace(':', "-")));
     let text = serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?;
     write(&json, &text)?;
-    println!("\nresults   {}", json.display());
+    let html = json.with_extension("html");
+    write(&html, &page::page(&report))?;
+    if !report.verdicts.is_empty() {
+        println!("\nverdict\n{}", show::verdicts(&report.verdicts));
+    }
+    println!("results   {}", json.display());
+    println!("report    {}", html.display());
     println!("took      {}", minutes(started.elapsed().unwrap_or_default()));
     Ok(())
 }

@@ -38,10 +38,16 @@ pub(super) struct Answers {
     /// To Execute: row and tag.
     execute: Vec<u8>,
     description: Vec<u8>,
-    /// The tag of the statement just parsed, if it has no rows. One for all connections is
-    /// enough: what a driver sends together is read together.
-    parsed: Option<&'static str>,
     pid: u32,
+}
+
+/// What is known of one connection.
+#[derive(Default)]
+pub(super) struct Session {
+    /// The tag of the statement just parsed, if it has no rows.
+    parsed: Option<&'static str>,
+    /// Whether the one setting of this world, `statement_timeout`, is set.
+    set: bool,
 }
 
 impl Answers {
@@ -53,7 +59,7 @@ impl Answers {
         query.extend_from_slice(&description);
         query.extend_from_slice(&execute);
         write::ready_for_query(&mut query, b'I');
-        Self { query, execute, description, parsed: None, pid: 1000 }
+        Self { query, execute, description, pid: 1000 }
     }
 
     /// Anybody may log in.
@@ -68,33 +74,38 @@ impl Answers {
     }
 
     /// To a simple query.
-    pub(super) fn query(&self, body: &[u8], out: &mut Vec<u8>) {
+    pub(super) fn query(&self, session: &mut Session, body: &[u8], out: &mut Vec<u8>) {
+        let has = |words: &[u8]| body.windows(words.len()).any(|part| part == words);
         if let Some(tag) = without_rows(body) {
+            session.heard(tag);
             write::command_complete(out, tag);
             write::ready_for_query(out, b'I');
-        } else if body.windows(17).any(|part| part == b"pg_is_in_recovery") {
-            write::row_description(out, &[Column::text("pg_is_in_recovery")]);
-            write::data_row(out, &[Some(b"f")]);
-            write::command_complete(out, "SELECT 1");
-            write::ready_for_query(out, b'I');
+        } else if !body.contains(&b'(') {
+            out.extend_from_slice(&self.query);
+        } else if has(b"pg_settings") {
+            // pgring asks what a session has set: kind, name, value.
+            let setting: [Option<&[u8]>; 3] =
+                [Some(b"g"), Some(b"statement_timeout"), Some(b"30s")];
+            rows(out, session.set.then_some(&setting));
+        } else if has(b"set_config('statement_timeout'") {
+            session.set = true;
+            rows(out, Some(&[Some(b"30s")]));
+        } else if has(b"pg_is_in_recovery") {
+            rows(out, Some(&[Some(b"f")]));
+        } else if has(b"version()") {
+            // pgpool looks at it, and is not content with anything else.
+            rows(out, Some(&[Some(b"PostgreSQL 15.4 on a stand-in")]));
         } else {
             out.extend_from_slice(&self.query);
         }
     }
 
-    /// Remembers what kind of statement a Parse has.
-    pub(super) fn parse(&mut self, body: &[u8]) {
-        let name = body.iter().position(|byte| *byte == 0);
-        let text = name.and_then(|end| body.get(end + 1..)).unwrap_or_default();
-        self.parsed = without_rows(text);
-    }
-
     /// To Describe of a portal (`P`) or statement (`S`).
-    pub(super) fn describe(&self, body: &[u8], out: &mut Vec<u8>) {
+    pub(super) fn describe(&self, session: &Session, body: &[u8], out: &mut Vec<u8>) {
         if body.first() == Some(&b'S') {
             write::parameter_description(out, &[]);
         }
-        if self.parsed.is_some() {
+        if session.parsed.is_some() {
             write::no_data(out);
         } else {
             out.extend_from_slice(&self.description);
@@ -102,12 +113,43 @@ impl Answers {
     }
 
     /// To Execute.
-    pub(super) fn execute(&mut self, out: &mut Vec<u8>) {
-        match self.parsed.take() {
-            Some(tag) => write::command_complete(out, tag),
+    pub(super) fn execute(&self, session: &mut Session, out: &mut Vec<u8>) {
+        match session.parsed.take() {
+            Some(tag) => {
+                session.heard(tag);
+                write::command_complete(out, tag);
+            }
             None => out.extend_from_slice(&self.execute),
         }
     }
+}
+
+impl Session {
+    /// Remembers what kind of statement a Parse has.
+    pub(super) fn parse(&mut self, body: &[u8]) {
+        let name = body.iter().position(|byte| *byte == 0);
+        let text = name.and_then(|end| body.get(end + 1..)).unwrap_or_default();
+        self.parsed = without_rows(text);
+    }
+
+    fn heard(&mut self, tag: &str) {
+        match tag {
+            "SET" => self.set = true,
+            "RESET" | "DISCARD" => self.set = false,
+            _ => {}
+        }
+    }
+}
+
+/// A whole answer with this row, or with none.
+fn rows(out: &mut Vec<u8>, values: Option<&[Option<&[u8]>]>) {
+    let columns = values.map_or(3, <[_]>::len);
+    write::row_description(out, &["a", "b", "c"].map(Column::text)[..columns.min(3)]);
+    if let Some(values) = values {
+        write::data_row(out, values);
+    }
+    write::command_complete(out, if values.is_some() { "SELECT 1" } else { "SELECT 0" });
+    write::ready_for_query(out, b'I');
 }
 
 /// The tag of a statement that has no rows.
@@ -120,7 +162,7 @@ fn without_rows(text: &[u8]) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Answers, without_rows};
+    use super::{Answers, Session, without_rows};
     use crate::frames::Frames;
 
     fn tags(bytes: &[u8]) -> Vec<u8> {
@@ -131,14 +173,18 @@ mod tests {
 
     #[test]
     fn a_query_has_a_row_unless_its_first_word_says_otherwise() {
-        let answers = Answers::new();
+        let (answers, mut session) = (Answers::new(), Session::default());
         for (text, wanted) in [
             ("SELECT 1\0", b"TDCZ".as_slice()),
+            ("SELECT name FROM pg_settings WHERE f()\0", b"TCZ"),
             ("set x = 1\0", b"CZ"),
+            ("SELECT name FROM pg_settings WHERE f()\0", b"TDCZ"),
+            ("RESET ALL;\0", b"CZ"),
+            ("SELECT name FROM pg_settings WHERE f()\0", b"TCZ"),
             ("SELECT pg_catalog.pg_is_in_recovery()\0", b"TDCZ"),
         ] {
             let mut out = Vec::new();
-            answers.query(text.as_bytes(), &mut out);
+            answers.query(&mut session, text.as_bytes(), &mut out);
             assert_eq!(tags(&out), wanted, "{text}");
         }
         assert_eq!(without_rows(b"DEALLOCATE ALL"), Some("DEALLOCATE"));
@@ -147,11 +193,12 @@ mod tests {
 
     #[test]
     fn an_extended_query_is_answered_like_a_simple_one() {
-        let (mut answers, mut out) = (Answers::new(), Vec::new());
-        answers.parse(b"S_1\0RESET ALL\0\0\0");
-        answers.describe(b"P\0", &mut out);
-        answers.execute(&mut out);
-        answers.execute(&mut out);
+        let (answers, mut session) = (Answers::new(), Session::default());
+        let mut out = Vec::new();
+        session.parse(b"S_1\0RESET ALL\0\0\0");
+        answers.describe(&session, b"P\0", &mut out);
+        answers.execute(&mut session, &mut out);
+        answers.execute(&mut session, &mut out);
         assert_eq!(tags(&out), b"nCDC");
     }
 

@@ -130,6 +130,14 @@ impl Case {
         }
     }
 
+    /// Who is judged.
+    pub(super) fn own(&self) -> Subject {
+        match self.compared {
+            Compared::Peers => Subject::peer(Target::Pgring, 0),
+            Compared::Workers(own, _) => Subject::workers(own),
+        }
+    }
+
     /// Who the others are compared to.
     pub(super) fn base(&self) -> Subject {
         match self.compared {

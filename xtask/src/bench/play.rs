@@ -79,6 +79,7 @@ impl Way<'_> {
 
 /// Processor time of each of what was done.
 pub(super) fn per(before: Option<u64>, after: Option<u64>, count: f64) -> Option<f64> {
-    let used = after?.saturating_sub(before?);
+    // Less than before is what a process took with it that ended just between.
+    let used = after?.checked_sub(before?)?;
     (count > 0.0).then(|| stats::number(used) / count)
 }

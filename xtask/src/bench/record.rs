@@ -46,6 +46,19 @@ pub(super) enum Metric {
 }
 
 impl Metric {
+    /// What it is called.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Throughput => "throughput",
+            Self::Cpu => "CPU us of the proxy for each",
+            Self::P50 => "p50 us",
+            Self::P99 => "p99 us",
+            Self::Peak => "peak memory, KiB",
+            Self::ClientBytes => "bytes for each idle client",
+            Self::AmongIdle => "p99 among idle clients to p99 alone",
+        }
+    }
+
     /// This figure of a run, if it has it.
     pub(super) fn of(self, run: &Run) -> Option<f64> {
         match self {
@@ -109,6 +122,8 @@ pub(super) struct CaseResult {
     pub(super) title: String,
     /// What throughput counts.
     pub(super) unit: &'static str,
+    /// Who is judged.
+    pub(super) own: String,
     /// Who is the measure.
     pub(super) base: String,
     /// Everybody's runs.
@@ -125,7 +140,12 @@ impl CaseResult {
 
     /// A subject's ratio to the measure of the case.
     pub(super) fn ratio(&self, subject: &str, metric: Metric) -> Option<Spread> {
-        self.series(subject)?.ratio(metric, self.series(&self.base)?)
+        self.ratio_to(subject, &self.base, metric)
+    }
+
+    /// A subject's ratio to another.
+    pub(super) fn ratio_to(&self, subject: &str, base: &str, metric: Metric) -> Option<Spread> {
+        self.series(subject)?.ratio(metric, self.series(base)?)
     }
 }
 
@@ -184,6 +204,7 @@ mod tests {
             name: "a".to_owned(),
             title: String::new(),
             unit: "transaction",
+            own: "pgring".to_owned(),
             base: "pgbouncer".to_owned(),
             series: vec![
                 series("pgbouncer", [10.0, 20.0, 40.0]),

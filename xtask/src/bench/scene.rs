@@ -18,7 +18,7 @@ const SCRAM: &str = "scram";
 /// The database of both.
 const DATABASE: &str = "bench";
 /// Rows of a kilobyte of the table that is copied: 200 MB on the wire.
-pub(super) const BULK_ROWS: u32 = 200_000;
+const BULK_ROWS: u32 = 200_000;
 
 /// What the runs have in common.
 #[derive(Debug)]
@@ -73,12 +73,6 @@ impl Scene {
             Stage::Pinned => self.standin.as_ref().map(|(_, port)| *port),
         };
         port.ok_or_else(|| format!("{}: its server was not started", case.name))
-    }
-
-    /// Runs SQL as the superuser.
-    pub(super) fn ask(&self, sql: &str) -> Outcome<String> {
-        let node = self.node.as_ref().ok_or("PostgreSQL was not started")?;
-        self.site.ask(&node.login(DATABASE), sql)
     }
 
     /// A program on the core of poolers, if the case is pinned.

@@ -1,6 +1,6 @@
 //! Figures for the terminal: a line for each run, a table for each case.
 
-use super::record::{CaseResult, Metric, Run, Series};
+use super::record::{CaseResult, Metric, Run, Series, Verdict};
 use super::stats::Spread;
 use std::io::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -41,7 +41,7 @@ const COLUMNS: [(&str, Metric); 7] = [
 pub(super) fn case(case: &CaseResult) -> String {
     let present = |metric| case.series.iter().any(|series| series.spread(metric).is_some());
     let columns: Vec<_> = COLUMNS.iter().filter(|(_, metric)| present(*metric)).collect();
-    let mut text = format!("\n  {:<20}", format!("{}s", case.unit));
+    let mut text = format!("\n  {:<20}", plural(case.unit));
     for (name, _) in &columns {
         text += &format!("{name:>16}");
     }
@@ -79,6 +79,25 @@ fn rows(case: &CaseResult, series: &Series, columns: &[&(&str, Metric)]) -> Stri
     if let Some(failure) = &series.failure {
         let first = failure.lines().next().unwrap_or_default();
         text += &format!("  {:<20}given up: {first}\n", series.subject);
+    }
+    text
+}
+
+/// Several of a unit.
+pub(super) fn plural(unit: &str) -> String {
+    if unit == "MB" { unit.to_owned() } else { format!("{unit}s") }
+}
+
+/// The verdicts as a table.
+pub(super) fn verdicts(verdicts: &[Verdict]) -> String {
+    let mut text = String::new();
+    for Verdict { what, wanted, measured, reached } in verdicts {
+        let word = match reached {
+            Some(true) => "reached",
+            Some(false) => "not reached",
+            None => "",
+        };
+        text += &format!("  {word:<12} {what:<58} {wanted:<28} {measured}\n");
     }
     text
 }

@@ -124,7 +124,8 @@ mod tests {
     #[test]
     fn this_test_itself_uses_time_and_memory() {
         let own = std::process::id();
-        assert!(memory(own).now > 0 && memory(own).peak >= memory(own).now);
+        let memory = memory(own);
+        assert!(memory.now > 0 && memory.peak >= memory.now, "{memory:?}");
         assert!(cpu_us(own).is_multiple_of(10_000));
     }
 }
