@@ -18,6 +18,7 @@ fn main() {
     texts(&bench);
     counters(&bench);
     transactions(&bench);
+    grants(&bench);
 }
 
 /// What every answer costs: cutting 64 KiB of `DataRow`s into frames by their headers.
@@ -132,7 +133,7 @@ fn counters(bench: &Bench) {
 
 /// All of a lane: one message in, its actions out, the answer in, its actions out.
 fn transactions(bench: &Bench) {
-    bench.section("lane: one transaction, both ways");
+    bench.section("lane: one transaction, both ways, with an idle server granted and given back");
     for count in [10, 10_000] {
         let simple = format!("simple query, of {count} sessions");
         let prepared = format!("Bind, Execute, Sync, of {count} sessions");
@@ -143,5 +144,24 @@ fn transactions(bench: &Bench) {
         bench.measure(&simple, 1, || stage.simple_query());
         stage.prepare();
         bench.measure(&prepared, 1, || stage.execute_prepared());
+    }
+}
+
+/// The same without a grant, and with a queue for it: what one event costs, and what a grant.
+fn grants(bench: &Bench) {
+    bench.section("lane: events and grants");
+    for count in [10, 10_000] {
+        let event = format!("event inside a transaction, of {count} sessions");
+        if bench.wants(&event) {
+            let mut stage = Stage::open(count);
+            stage.begin();
+            bench.measure(&event, 2, || stage.query_inside());
+        }
+        let grant = format!("answer, grant, query, queue, of {count} sessions");
+        if bench.wants(&grant) {
+            let mut stage = Stage::open(count);
+            stage.crowd();
+            bench.measure(&grant, 1, || stage.queued_query());
+        }
     }
 }

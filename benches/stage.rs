@@ -1,4 +1,4 @@
-//! A lane with clients that are logged in and a server that answers at once; no driver between.
+//! A lane with clients that are logged in and one server that answers at once; no driver between.
 //!
 //! The server is driven by hand: at login and in the first exchange of each kind it reads what it
 //! is sent, afterwards it only repeats itself, so that what is measured is the lane.
@@ -30,6 +30,10 @@ pub struct Stage {
     query_answer: Vec<u8>,
     execute: Vec<u8>,
     execute_answer: Vec<u8>,
+    /// Who has the server (the client inside a transaction, or first of the queue), and which.
+    holder: Option<(ConnId, ConnId)>,
+    /// Whether the one server was permitted.
+    granted: bool,
 }
 
 impl Stage {
@@ -50,6 +54,8 @@ impl Stage {
             execute_answer: answer(&execute),
             query,
             execute,
+            holder: None,
+            granted: false,
         };
         for _ in 0..count {
             stage.enter();
@@ -88,15 +94,85 @@ impl Stage {
         self.execute = execute;
     }
 
+    /// A client opens a transaction, and with it keeps the server.
+    pub fn begin(&mut self) {
+        let id = self.next();
+        let mut begin = Vec::new();
+        ask::query(&mut begin, "begin");
+        round(&mut self.lane, self.now, &mut self.actions, (id, &begin, &opened()));
+        // From now on every answer says that the transaction is open.
+        *self.query_answer.last_mut().expect("an answer ends with a status") = b'T';
+        self.holder = Some((id, id));
+    }
+
+    /// The client with the transaction asks once more and is answered: two events, no grant.
+    pub fn query_inside(&mut self) {
+        self.pass_time();
+        let (id, _) = self.holder.expect("somebody has begun");
+        let (query, answer) = (core::mem::take(&mut self.query), &self.query_answer);
+        round(&mut self.lane, self.now, &mut self.actions, (id, &query, answer));
+        self.query = query;
+    }
+
+    /// Every client asks: one has the server, the others queue for it.
+    pub fn crowd(&mut self) {
+        for index in 0..self.clients.len() {
+            let id = self.clients[index];
+            self.actions.clear();
+            let progress = self.lane.receive(self.now, id, &self.query, &mut self.actions);
+            if progress.consumed > 0 {
+                assert!(self.holder.is_none(), "there is one server");
+                self.holder = Some((id, target(&self.actions, Side::Server)));
+            }
+        }
+        self.actions.clear();
+    }
+
+    /// The answer comes, the server is granted to who has waited longest and is asked again; who
+    /// was answered joins the queue.
+    pub fn queued_query(&mut self) {
+        self.pass_time();
+        let (answered, server) = self.holder.expect("there is a crowd");
+        self.actions.clear();
+        let Self { lane, actions, now, query, query_answer, .. } = self;
+        let progress = lane.receive(*now, server, query_answer, actions);
+        assert_eq!(progress.consumed, query_answer.len(), "{EVERYTHING}");
+        let granted = actions.list.iter().find_map(|action| match action {
+            Action::Resume(id) => Some(*id),
+            Action::Forward { .. }
+            | Action::Write { .. }
+            | Action::Unpair(_)
+            | Action::Connect { .. }
+            | Action::Close { .. }
+            | Action::Surrender { .. }
+            | Action::Post { .. }
+            | Action::Tell(_)
+            | Action::Note { .. } => None,
+        });
+        let granted = granted.expect("somebody waits, and is granted the server");
+        actions.clear();
+        let progress = lane.receive(*now, granted, query, actions);
+        assert_eq!(progress.consumed, query.len(), "{EVERYTHING}");
+        actions.clear();
+        let progress = lane.receive(*now, answered, query, actions);
+        assert_eq!(progress, Progress { consumed: 0, want: Want::Resume });
+        actions.clear();
+        self.holder = Some((granted, server));
+    }
+
     /// A client in an order that no cache can guess; time goes on.
     fn next(&mut self) -> ConnId {
         self.turn = (self.turn + 7_919) % self.clients.len();
+        self.pass_time();
+        self.clients[self.turn]
+    }
+
+    fn pass_time(&mut self) {
         self.now = self.now + Duration::from_micros(20);
         if self.lane.deadline().is_some_and(|deadline| deadline <= self.now) {
             self.lane.handle(self.now, Event::Timeout, &mut self.actions);
             self.settle(&[]);
         }
-        self.clients[self.turn]
     }
 
     fn enter(&mut self) {
@@ -138,7 +214,7 @@ impl Stage {
                         sent.extend_from_slice(&scratch[start..start + len]);
                     }
                     Action::Connect { conn, .. } => told.push(Event::Connected { conn }),
-                    Action::Tell(mail) => told.extend(broker(*mail)),
+                    Action::Tell(mail) => told.extend(broker(*mail, &mut self.granted)),
                     Action::Resume(_) => resumed = true,
                     Action::Close { conn, .. } => panic!("the lane closes {conn:?}"),
                     Action::Note { text, .. } => panic!("the lane notes: {text}"),
@@ -197,10 +273,19 @@ fn target(actions: &Actions<Mail>, side: Side) -> ConnId {
     to.expect(EVERYTHING)
 }
 
-/// What the control thread answers: a permit for every demand.
-fn broker(mail: Mail) -> Option<Event> {
+/// What the control thread answers: a permit for one server, to whoever needs the first.
+fn broker(mail: Mail, granted: &mut bool) -> Option<Event> {
     let Mail::Demand { pool, need, .. } = mail else { return None };
-    (need > 0).then_some(Event::Mail(Mail::Permit { pool, count: need }))
+    let first = need > 0 && !core::mem::replace(granted, true);
+    first.then_some(Event::Mail(Mail::Permit { pool, count: 1 }))
+}
+
+/// What the server answers to BEGIN.
+fn opened() -> Vec<u8> {
+    let mut out = Vec::new();
+    say::command_complete(&mut out, "BEGIN");
+    say::ready_for_query(&mut out, b'T');
+    out
 }
 
 /// What the server answers to these messages.

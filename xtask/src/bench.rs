@@ -42,7 +42,7 @@ pub(crate) struct Options {
     /// Only cases of these names, or that contain them: `--case simple-64,copy`
     #[arg(long, value_delimiter = ',')]
     case: Vec<String>,
-    /// Only these targets [default: all; with --quick pgring and pgbouncer]
+    /// Only these targets [default: all; with --quick what a verdict needs]
     #[arg(long, value_enum, value_delimiter = ',')]
     targets: Vec<Target>,
     /// Rounds of each case [default: 5]
@@ -64,6 +64,13 @@ impl Options {
     fn lengths(&self) -> (u32, u32) {
         let default = if self.quick { 3 } else { 5 };
         (self.rounds.unwrap_or(default), self.seconds.unwrap_or(default))
+    }
+
+    /// Who takes part in a case. A quick verdict needs more than two in bulk data only.
+    fn targets_of(&self, case: &Case, targets: &[Target]) -> Vec<Target> {
+        let short = self.quick && self.targets.is_empty() && !case.is_bulk();
+        let in_short = |target: &&Target| !short || **target != Target::Haproxy;
+        targets.iter().filter(in_short).copied().collect()
     }
 }
 
@@ -128,7 +135,7 @@ fn chosen(options: &Options) -> Outcome<Vec<Case>> {
 /// The targets asked for that this machine has; the others are named.
 fn targets(options: &Options) -> Vec<Target> {
     let wanted = match options.targets.as_slice() {
-        [] if options.quick => vec![Target::Pgring, Target::Pgbouncer],
+        [] if options.quick => vec![Target::Pgring, Target::Pgbouncer, Target::Haproxy],
         [] => Target::ALL.to_vec(),
         some => some.to_vec(),
     };
@@ -171,7 +178,8 @@ fn build_load() -> Outcome<PathBuf> {
 /// Plays one case: all subjects in each round, each round in another order.
 fn one(scene: &Scene, case: &Case, options: &Options, targets: &[Target]) -> Outcome<CaseResult> {
     let (rounds, seconds) = options.lengths();
-    let subjects = case.subjects(targets, options.workers);
+    let targets = options.targets_of(case, targets);
+    let subjects = case.subjects(&targets, options.workers);
     let series = |subject: &Subject| Series {
         subject: subject.name.clone(),
         runs: Vec::new(),

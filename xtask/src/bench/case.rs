@@ -116,6 +116,11 @@ impl Case {
         }
     }
 
+    /// Whether it is about bytes, not about transactions.
+    pub(super) const fn is_bulk(&self) -> bool {
+        matches!(self.load, Load::Own(Own::CopyOut | Own::CopyIn | Own::Wide))
+    }
+
     /// Who takes part: the targets asked for that can play this case, or pgring against itself.
     pub(super) fn subjects(&self, targets: &[Target], workers: Option<u32>) -> Vec<Subject> {
         match self.compared {

@@ -1,6 +1,6 @@
 //! Starting what stands in between: configurations from `benches/peers`, filled in.
 
-use super::case::{Case, Load, Own, Protocol, Stage};
+use super::case::{Case, Load, Protocol, Stage};
 use super::scene::Scene;
 use super::target::{self, Subject, Target};
 use crate::place;
@@ -101,7 +101,6 @@ fn values(
         ("transaction", case.pool)
     };
     let pool = if subject.target == Target::Pgbouncer { bouncer_pool } else { case.pool };
-    let bulk = matches!(case.load, Load::Own(Own::CopyOut | Own::CopyIn | Own::Wide));
     let (workers, threads) = match case.stage {
         Stage::Pinned => (1, 1),
         Stage::Real => (cores, cores),
@@ -115,7 +114,7 @@ fn values(
         ("directory", scene.place.path.display().to_string()),
         ("pool", pool.to_string()),
         ("mode", mode.to_owned()),
-        ("buffer", if bulk { "16384" } else { "4096" }.to_owned()),
+        ("buffer", if case.is_bulk() { "16384" } else { "4096" }.to_owned()),
         ("extra", if tracks { "max_prepared_statements = 500" } else { "" }.to_owned()),
         ("threads", threads.to_string()),
         (
