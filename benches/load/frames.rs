@@ -3,7 +3,7 @@
 use pgring_wire::frame::{Header, LENGTH_MAX, header};
 
 /// How much of an error is kept to be told.
-const ERROR_MAX: usize = 300;
+const ERROR_MAX: usize = 500;
 
 /// Follows a stream of tagged messages.
 #[derive(Debug, Default)]
@@ -62,7 +62,9 @@ impl Frames {
     /// The last error that came by.
     pub(crate) fn error(&self) -> String {
         let text = pgring_wire::backend::ErrorView::new(&self.error);
-        String::from_utf8_lossy(text.message().unwrap_or(b"unreadable")).into_owned()
+        let detail = text.field(b'D').unwrap_or_default();
+        let words = [text.message().unwrap_or(b"unreadable"), detail].join(&b' ');
+        String::from_utf8_lossy(&words).trim_end().to_owned()
     }
 }
 

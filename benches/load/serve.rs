@@ -187,23 +187,20 @@ impl Connection {
         true
     }
 
-    /// Sends rows until the socket is full or all are sent.
+    /// Sends rows until the socket is full or all are sent, and then, once, what ends a COPY.
     fn pump(&mut self, world: &World) {
         while self.copying > 0 {
             self.copying -= 1;
-            if !self.channel.send(world.bulk.rows()) {
-                if self.copying > 0 {
-                    return;
-                }
-                break;
+            let room = self.channel.send(world.bulk.rows());
+            if self.copying == 0 {
+                let mut end = Vec::new();
+                message(&mut end, b'c', |_| ());
+                write::command_complete(&mut end, "COPY 200000");
+                write::ready_for_query(&mut end, b'I');
+                self.channel.send(&end);
+            } else if !room {
+                return;
             }
-        }
-        if self.copying == 0 {
-            let mut end = Vec::new();
-            message(&mut end, b'c', |_| ());
-            write::command_complete(&mut end, "COPY 200000");
-            write::ready_for_query(&mut end, b'I');
-            self.channel.send(&end);
         }
     }
 }
