@@ -31,6 +31,9 @@ const WITHOUT_ROWS: [&str; 10] = [
     "UNLISTEN",
 ];
 
+/// pgpool looks at it, and is not content with anything else.
+const VERSION: &[u8] = b"PostgreSQL 15.4 on a stand-in";
+
 /// The answers.
 pub(super) struct Answers {
     /// To a query with a row: description, row, tag, ready.
@@ -46,6 +49,8 @@ pub(super) struct Answers {
 pub(super) struct Session {
     /// The tag of the statement just parsed, if it has no rows.
     parsed: Option<&'static str>,
+    /// Whether it asks for the version.
+    asks_version: bool,
     /// Whether the one setting of this world, `statement_timeout`, is set.
     set: bool,
 }
@@ -75,7 +80,7 @@ impl Answers {
 
     /// To a simple query.
     pub(super) fn query(&self, session: &mut Session, body: &[u8], out: &mut Vec<u8>) {
-        let has = |words: &[u8]| body.windows(words.len()).any(|part| part == words);
+        let has = |words| has(body, words);
         if let Some(tag) = without_rows(body) {
             session.heard(tag);
             write::command_complete(out, tag);
@@ -93,8 +98,7 @@ impl Answers {
         } else if has(b"pg_is_in_recovery") {
             rows(out, Some(&[Some(b"f")]));
         } else if has(b"version()") {
-            // pgpool looks at it, and is not content with anything else.
-            rows(out, Some(&[Some(b"PostgreSQL 15.4 on a stand-in")]));
+            rows(out, Some(&[Some(VERSION)]));
         } else {
             out.extend_from_slice(&self.query);
         }
@@ -119,6 +123,10 @@ impl Answers {
                 session.heard(tag);
                 write::command_complete(out, tag);
             }
+            None if core::mem::take(&mut session.asks_version) => {
+                write::data_row(out, &[Some(VERSION)]);
+                write::command_complete(out, "SELECT 1");
+            }
             None => out.extend_from_slice(&self.execute),
         }
     }
@@ -130,6 +138,7 @@ impl Session {
         let name = body.iter().position(|byte| *byte == 0);
         let text = name.and_then(|end| body.get(end + 1..)).unwrap_or_default();
         self.parsed = without_rows(text);
+        self.asks_version = text.contains(&b'(') && has(text, b"version()");
     }
 
     fn heard(&mut self, tag: &str) {
@@ -150,6 +159,10 @@ fn rows(out: &mut Vec<u8>, values: Option<&[Option<&[u8]>]>) {
     }
     write::command_complete(out, if values.is_some() { "SELECT 1" } else { "SELECT 0" });
     write::ready_for_query(out, b'I');
+}
+
+fn has(text: &[u8], words: &[u8]) -> bool {
+    text.windows(words.len()).any(|part| part == words)
 }
 
 /// The tag of a statement that has no rows.
