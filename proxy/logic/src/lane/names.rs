@@ -79,6 +79,9 @@ impl Lane {
                 of != segment && meant
             });
         }
+        // A segment ends with what the client is due an answer for. If that has come, so has all
+        // before it, and nothing would come to end the wait.
+        waits &= self.server_ref(server).is_some_and(|far| far.ledger.is_exchanging());
         if let Some(client) = self.clients.get_mut(id).filter(|_| waits) {
             client.stalled = true;
         }
