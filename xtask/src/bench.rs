@@ -51,7 +51,7 @@ pub(crate) struct Options {
     /// Seconds of each run [default: 5]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=3600))]
     seconds: Option<u32>,
-    /// Workers of pgring beside its peers [default: 1 in pinned cases, else one for each core]
+    /// Workers of pgring beside its peers [default: 1, because `PgBouncer` has one thread]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=256))]
     workers: Option<u32>,
     /// Only say which cases there are

@@ -127,7 +127,7 @@ impl Case {
             Compared::Peers => targets
                 .iter()
                 .filter(|target| self.excludes(**target).is_none())
-                .map(|target| Subject::peer(*target, workers.unwrap_or(self.workers())))
+                .map(|target| Subject::peer(*target, workers.unwrap_or(1)))
                 .collect(),
             Compared::Workers(own, base) => {
                 vec![Subject::workers(own), Subject::workers(base)]
@@ -148,15 +148,6 @@ impl Case {
         match self.compared {
             Compared::Peers => Subject::peer(Target::Pgbouncer, 1),
             Compared::Workers(_, base) => Subject::workers(base),
-        }
-    }
-
-    /// Workers of pgring where the case is about peers: one on a pinned core, beside the one
-    /// thread of `PgBouncer`; elsewhere what pgring does by itself, one for each core.
-    fn workers(&self) -> u32 {
-        match self.stage {
-            Stage::Pinned => 1,
-            Stage::Real => 0,
         }
     }
 
