@@ -201,9 +201,10 @@ impl Pool {
         true
     }
 
-    /// How many servers the queue could use beyond those being opened.
+    /// How many servers the queue could use beyond those being opened. Those being closed do not
+    /// count: that may take long, and another lane may have one to spare meanwhile.
     pub(super) fn need(&self) -> u32 {
-        self.waiting_count.saturating_sub(self.opening + self.permits + self.closing)
+        self.waiting_count.saturating_sub(self.opening + self.permits)
     }
 
     /// The lane whose client has been waiting for longest, if that goes before ours, which has
