@@ -145,6 +145,14 @@ fn transactions(bench: &Bench) {
         stage.prepare();
         bench.measure(&prepared, 1, || stage.execute_prepared());
     }
+    for statements in [1, 10] {
+        let name = format!("Parse, Bind, Describe, Execute {statements} times, Sync");
+        if bench.wants(&name) {
+            let mut stage = Stage::open(10);
+            stage.fill_pipeline(statements);
+            bench.measure(&name, 1, || stage.run_pipeline());
+        }
+    }
 }
 
 /// The same without a grant, and with a queue for it: what one event costs, and what a grant.

@@ -30,6 +30,8 @@ pub struct Stage {
     query_answer: Vec<u8>,
     execute: Vec<u8>,
     execute_answer: Vec<u8>,
+    pipeline: Vec<u8>,
+    pipeline_answer: Vec<u8>,
     /// Who has the server (the client inside a transaction, or first of the queue), and which.
     holder: Option<(ConnId, ConnId)>,
     /// Whether the one server was permitted.
@@ -52,6 +54,8 @@ impl Stage {
             turn: 0,
             query_answer: answer(&query),
             execute_answer: answer(&execute),
+            pipeline: Vec::new(),
+            pipeline_answer: Vec::new(),
             query,
             execute,
             holder: None,
@@ -92,6 +96,30 @@ impl Stage {
         let (execute, answer) = (core::mem::take(&mut self.execute), &self.execute_answer);
         round(&mut self.lane, self.now, &mut self.actions, (id, &execute, answer));
         self.execute = execute;
+    }
+
+    /// From now on clients ask by pipelines of so many statements without names, each parsed,
+    /// bound, described and executed.
+    pub fn fill_pipeline(&mut self, statements: usize) {
+        let mut pipeline = Vec::new();
+        let text = b"select abalance from pgbench_accounts where aid = $1\0\0\0";
+        for _ in 0..statements {
+            ask::parse(&mut pipeline, b"", text).expect("a short message");
+            ask::bind(&mut pipeline, b"", b"");
+            ask::describe(&mut pipeline, b'P', b"");
+            ask::execute(&mut pipeline, b"");
+        }
+        ask::sync(&mut pipeline);
+        self.pipeline_answer = answer(&pipeline);
+        self.pipeline = pipeline;
+    }
+
+    /// The next client sends its pipeline and is answered.
+    pub fn run_pipeline(&mut self) {
+        let id = self.next();
+        let (pipeline, answer) = (core::mem::take(&mut self.pipeline), &self.pipeline_answer);
+        round(&mut self.lane, self.now, &mut self.actions, (id, &pipeline, answer));
+        self.pipeline = pipeline;
     }
 
     /// A client opens a transaction, and with it keeps the server.
@@ -312,6 +340,7 @@ fn answer(mut asked: &[u8]) -> Vec<u8> {
             b'P' => say::parse_complete(&mut out),
             b'B' => say::bind_complete(&mut out),
             b'C' => say::close_complete(&mut out),
+            b'D' => say::row_description(&mut out, &[say::Column::text("abalance")]),
             b'E' => row(&mut out),
             b'S' => say::ready_for_query(&mut out, b'I'),
             _ => panic!("no answer is known to {}", message.escape_ascii()),

@@ -7,6 +7,7 @@ use pgring_tests::message::{cancel, query};
 use pgring_tests::pgring::{Pgring, Settings};
 use pgring_tests::player::{Batch, Player, TABLES, exchange};
 use pgring_tests::postgres::Postgres;
+use pgring_tests::watch::{Pulse, watch};
 use pgring_tests::wire::{Polled, Wire};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,19 +35,25 @@ fn no_client_ever_sees_the_answer_of_another() {
     let clients = amount("PGRING_CLIENTS", 12);
     let node = Postgres::start();
     node.psql(TABLES);
-    for (number, (size, workers, buffers)) in SHAPES.into_iter().enumerate() {
+    // One of them alone: to look closer at what a run has found.
+    let only = std::env::var("PGRING_SHAPE").ok().map(|shape| shape.parse().expect("a number"));
+    let chosen = |number: &usize| only.is_none_or(|only: usize| only == *number);
+    let shapes = SHAPES.into_iter().enumerate().filter(|(number, _)| chosen(number));
+    for (number, (size, workers, buffers)) in shapes {
         let settings = Settings::new(&node).set("pool.size", size).set("workers", workers);
         let settings = settings.set("limits.buffers", buffers);
         let settings = settings.set("pool.query_wait_timeout", "60s");
         let pgring = settings.set("pool.prepared_statements", 3 + 50 * (number % 2)).start();
         let shape = format!("pool {size}, workers {workers}, buffers {buffers}, seed {seed}");
         let done = AtomicUsize::new(0);
-        let goal = total / SHAPES.len();
+        let goal = if only.is_some() { total } else { total / SHAPES.len() };
         thread::scope(|scope| {
+            let pulse = watch(scope, &pgring, &node);
             for client in 0..clients {
-                let (pgring, done, shape) = (&pgring, &done, &shape);
+                let (pgring, shape, pulse) = (&pgring, &shape, pulse.clone());
                 let dice = Dice::new(seed ^ (number * 1_000 + client) as u64);
-                let work = move || play(pgring, Player::new(client, dice), done, (goal, shape));
+                let progress = (&done, goal, pulse);
+                let work = move || play(pgring, Player::new(client, dice), &progress, shape);
                 scope.spawn(work);
             }
         });
@@ -55,10 +62,16 @@ fn no_client_ever_sees_the_answer_of_another() {
 }
 
 /// Plays until all players together have made enough exchanges.
-fn play(pgring: &Pgring, mut player: Player, done: &AtomicUsize, (goal, shape): (usize, &str)) {
+fn play(
+    pgring: &Pgring,
+    mut player: Player,
+    (done, goal, pulse): &(&AtomicUsize, usize, Pulse),
+    shape: &str,
+) {
     let mut story = Story { shape, batches: VecDeque::new(), open: true };
     let mut wire = Wire::login(pgring.address(), "app");
-    while done.load(Ordering::Relaxed) < goal {
+    while done.load(Ordering::Relaxed) < *goal {
+        pulse.beat();
         let batch = player.batch();
         done.fetch_add(batch.exchanges, Ordering::Relaxed);
         story.tell(&batch);

@@ -21,4 +21,5 @@ pub mod postgres;
 pub mod probe;
 pub mod sql;
 pub mod transcript;
+pub mod watch;
 pub mod wire;

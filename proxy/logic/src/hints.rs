@@ -11,6 +11,7 @@ use crate::lexer::{Lexer, Token};
 use core::ops::{BitOr, BitOrAssign};
 
 mod deallocate;
+pub mod memo;
 mod names;
 mod parameters;
 
@@ -228,7 +229,19 @@ fn beginning(statement: &mut Statement<'_>, token: Token<'_>) -> Hints {
 /// What the first word of a statement says.
 fn first(word: &[u8]) -> (Kind, Hints) {
     let mut buffer = [0; 16];
-    let Some(lower) = lowered(word, &mut buffer) else { return (Kind::Other, Hints::NONE) };
+    // Most statements begin with none of these; that is told by their first letter and length.
+    let plausible = matches!(
+        (word.first().map_or(0, |letter| letter | 0x20), word.len()),
+        (b'a' | b'r', 5)
+            | (b'c', 4 | 5)
+            | (b'd', 2 | 4 | 7 | 10)
+            | (b'e' | b'p', 7)
+            | (b'l', 4 | 6)
+            | (b'r' | b'u', 8)
+            | (b's', 3)
+    );
+    let lower = if plausible { lowered(word, &mut buffer) } else { None };
+    let Some(lower) = lower else { return (Kind::Other, Hints::NONE) };
     match lower {
         b"set" => (Kind::Set, Hints::NONE),
         b"reset" => (Kind::Other, Hints::STATE),
@@ -272,6 +285,11 @@ fn inside(statement: &mut Statement<'_>, word: &[u8]) -> Hints {
 
 /// What the name of a function or schema says, with or without quotes.
 fn named(name: &[u8]) -> Hints {
+    let Some(&[a, b, c]) = name.first_chunk() else { return Hints::NONE };
+    let start = (a | 0x20, b | 0x20, c | 0x20);
+    if !matches!(start, (b'p', b'g', _) | (b's', b'e', b't') | (b'd', b'b', b'l')) {
+        return Hints::NONE;
+    }
     let mut buffer = [0; 48];
     let Some(lower) = lowered(name, &mut buffer) else { return Hints::NONE };
     match lower {

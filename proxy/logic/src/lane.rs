@@ -22,6 +22,7 @@ mod login;
 mod name_space;
 mod names;
 mod orders;
+mod passing;
 mod pool;
 mod rename;
 mod report;
@@ -40,8 +41,9 @@ mod welcome;
 use crate::action::{Actions, CloseMode, Progress, Want};
 use crate::config::Config;
 use crate::dice::Dice;
+use crate::hints::memo::Memo;
 use crate::id::{ConnId, Core, PoolKey, Side};
-use crate::lane::client::{Client, Nothing};
+use crate::lane::client::{Client, Nothing, Unnamed};
 use crate::lane::orders::Orders;
 use crate::lane::pool::Pool;
 use crate::lane::server::{Far, Server};
@@ -75,7 +77,12 @@ pub struct Lane {
     /// Which node of a cluster was last seen not to be in recovery.
     primaries: BTreeMap<String, usize>,
     texts: Texts,
+    /// What the texts of Parse messages may do to a session.
+    memo: Memo,
     states: States,
+    /// Memory for unnamed statements.
+    #[expect(clippy::vec_box, reason = "they move between here and the clients as boxes")]
+    spare: Vec<Box<Unnamed>>,
     timers: Timers,
     tick: Scheduled,
     numbers: u64,
@@ -105,7 +112,9 @@ impl Lane {
             pools_by_key: BTreeMap::new(),
             primaries: BTreeMap::new(),
             texts: Texts::new(hash_seed),
+            memo: Memo::new(hash_seed),
             states: States::default(),
+            spare: Vec::new(),
             timers: Timers::default(),
             tick: Scheduled::default(),
             numbers: 0,

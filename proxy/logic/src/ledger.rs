@@ -13,6 +13,8 @@
 
 use std::collections::VecDeque;
 
+mod pass;
+
 /// What an entry waits for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Expect {
@@ -62,6 +64,11 @@ pub struct Entry {
     pub change: u32,
 }
 
+/// A [`change`](Entry::change) that has nothing to be taken back if the message is skipped: the
+/// unnamed statement was the same before it, or whatever was before it is answered. Only if its
+/// own Parse fails there is none.
+pub const SAME: u32 = u32::MAX;
+
 /// Where the bytes of a server message go.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Answer {
@@ -103,7 +110,7 @@ enum Stage {
 
 /// The answers due on one server connection.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own about the exchange")]
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Eq, PartialEq)]
 pub struct Ledger {
     due: VecDeque<Entry>,
     /// Of the Query or function call at the head.
@@ -205,6 +212,11 @@ impl Ledger {
     pub fn is_behind(&self) -> bool {
         let ends = |expect| matches!(expect, Expect::Sync | Expect::Query | Expect::Call);
         self.due.iter().any(|entry| ends(entry.expect))
+    }
+
+    /// Whether a Parse of the unnamed statement is not answered that is [`SAME`].
+    pub fn is_parsing_same(&self) -> bool {
+        self.due.iter().any(|entry| entry.change == SAME)
     }
 
     /// Something is due to the client.

@@ -61,6 +61,11 @@ impl Lane {
                 self.tell(id, actions);
                 continue;
             }
+            let passed = self.pass_answers(id, (at, bytes), actions);
+            if passed > 0 {
+                at += passed;
+                continue;
+            }
             let head = match self.head(now, id, (&bytes[at..], LENGTH_MAX), actions) {
                 Ok(head) => head,
                 Err(end) => return behind(at, end),
@@ -371,16 +376,11 @@ impl Lane {
 
     /// Gives the answers that are pgring's to give and whose turn has come.
     pub(super) fn tell(&mut self, server: ConnId, actions: &mut Out) {
-        let Some(far) = self.server_mut(server) else { return };
         // Never into the middle of an answer.
-        if far.left > 0 {
-            return;
-        }
-        let client = far.client;
-        let mut told = Vec::new();
-        while let Some(entry) = far.ledger.tell() {
-            let Some(client) = client else { continue };
-            told.push(entry);
+        while let Some(far) = self.server_mut(server).filter(|far| far.left == 0)
+            && let Some(entry) = far.ledger.tell()
+        {
+            let Some(client) = far.client else { continue };
             match entry.expect {
                 Expect::Parse => actions.write(client, write::parse_complete),
                 Expect::Close => actions.write(client, write::close_complete),
@@ -393,8 +393,6 @@ impl Lane {
                 | Expect::Call
                 | Expect::CopyEnd => {}
             }
-        }
-        for entry in told {
             self.confirm(server, entry);
         }
     }

@@ -80,9 +80,11 @@ pub(super) struct Login {
 pub(super) struct Unnamed {
     /// As in Parse, behind the name; empty: there is none.
     pub(super) body: Vec<u8>,
-    /// Counts its Parse messages.
+    /// The client's count of its Parse messages, but for those that say the same again.
     pub(super) sequence: u64,
     pub(super) hints: Hints,
+    /// The client's count of Syncs and Queries at its last Parse.
+    pub(super) segment: u32,
 }
 
 /// A change of names made when the message was sent: undone if the server skips the message.
@@ -144,6 +146,9 @@ pub(super) struct Client {
     /// It must not go on before something under way is answered.
     pub(super) stalled: bool,
     pub(super) unnamed: Option<Box<Unnamed>>,
+    /// Counts its unnamed statements: one that failed is not mistaken for the next on a server
+    /// that has an older one.
+    pub(super) unnamed_last: u64,
     /// The name it last parsed although it was in use, and the number of its statement.
     pub(super) doubled: Option<(u64, Box<[u8]>)>,
     /// What the DEALLOCATEs of the text that is running name, the last one first.
@@ -193,6 +198,7 @@ impl Client {
             resetting: false,
             stalled: false,
             unnamed: None,
+            unnamed_last: 0,
             doubled: None,
             dropping: Vec::new(),
             flight: None,

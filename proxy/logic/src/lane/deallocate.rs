@@ -30,7 +30,7 @@ impl Lane {
         Some(Step::Took(message.shown.len()))
     }
 
-    /// The same, as an extended statement.
+    /// The same, as an extended statement without a name.
     pub(super) fn extended_deallocate(
         &mut self,
         now: Instant,
@@ -39,9 +39,6 @@ impl Lane {
         parse: &Parse<'_>,
         actions: &mut Out,
     ) -> Option<Step> {
-        if !parse.name.is_empty() {
-            return None;
-        }
         let rewritten = self.deallocated(id, parse.text, actions)?;
         let server = self.clients.get(id)?.server?;
         let body = [&rewritten[..], &[0], parse.types].concat();
@@ -51,7 +48,8 @@ impl Lane {
             return Some(self.too_long(now, id, error, actions));
         }
         if let Ok(view) = Parse::read(&[&[0], &body[..]].concat()) {
-            self.parse_unnamed(id, &view);
+            let hints = self.memo.scan(view.text);
+            self.parse_unnamed(id, &view, hints);
         }
         Some(Step::Took(message.shown.len()))
     }

@@ -11,8 +11,11 @@ use crate::id::ConnId;
 use crate::lane::client::{Change, Unnamed};
 use crate::lane::server::purpose;
 use crate::lane::{Lane, Out};
-use crate::ledger::{Entry, Expect, Origin};
+use crate::ledger::{Entry, Expect, Origin, SAME};
 use crate::prepared::StatementId;
+
+/// Unnamed statements that are kept to be filled again.
+const SPARE_MAX: usize = 64;
 
 impl Lane {
     /// Sends word of a change of names: the ledger entry first, and the change only if the
@@ -53,7 +56,8 @@ impl Lane {
 
     fn push_change(&mut self, id: ConnId, entry: (Expect, Origin, u32)) -> Option<u32> {
         let client = self.clients.get_mut(id)?;
-        client.change_last = client.change_last.wrapping_add(1).max(1);
+        client.change_last = (client.change_last + 1) % SAME;
+        client.change_last = client.change_last.max(1);
         let (change, server) = (client.change_last, client.server?);
         let (expect, origin, mark) = entry;
         let far = self.server_mut(server)?;
@@ -68,6 +72,10 @@ impl Lane {
         let segment = client.segment;
         let named = client.changes.iter().rev().find(|change| *change.name == *name);
         let mut waits = named.is_some_and(|change| change.segment != segment);
+        // A Parse of the unnamed statement may have left no change.
+        if name.is_empty() && client.unnamed.as_ref().is_some_and(|last| last.segment != segment) {
+            waits |= self.server_ref(server).is_some_and(|far| far.ledger.is_parsing_same());
+        }
         let known = client.names.get(name);
         // Behind a text that may drop statements, its answer says which are left.
         let drops = client.hints.has(Hints::STATEMENTS) && !name.is_empty();
@@ -110,15 +118,19 @@ impl Lane {
                 self.texts.prove(statement, far.pool);
             }
         }
-        if entry.change == 0 {
+        if matches!(entry.change, 0 | SAME) {
             return;
         }
         let Some(client) = far.client.and_then(|client| self.clients.get_mut(client)) else {
             return;
         };
         let place = client.changes.iter().position(|change| change.number == entry.change);
-        if let Some(before) = place.and_then(|place| client.changes.remove(place).before) {
+        let Some(change) = place.map(|place| client.changes.remove(place)) else { return };
+        if let Some(before) = change.before {
             self.texts.release(before);
+        }
+        if let Some(unnamed) = change.unnamed.filter(|_| self.spare.len() < SPARE_MAX) {
+            self.spare.push(unnamed);
         }
     }
 
@@ -163,6 +175,15 @@ impl Lane {
 
     fn undo(&mut self, id: ConnId, number: u32, failed: bool) {
         let Some(client) = self.clients.get_mut(id) else { return };
+        if number == SAME {
+            // All before it is answered, all behind it in its segment is undone: a change that is
+            // left is one of a later segment.
+            let later = client.changes.iter_mut().find(|later| later.name.is_empty());
+            if failed {
+                *later.map_or(&mut client.unnamed, |later| &mut later.unnamed) = None;
+            }
+            return;
+        }
         let Some(place) = client.changes.iter().rposition(|change| change.number == number) else {
             return;
         };

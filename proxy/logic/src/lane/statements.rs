@@ -16,9 +16,27 @@ use crate::prepared::{ServerName, StatementId};
 use crate::time::Instant;
 use pgring_wire::client::{Parse, Target, bind_names, write};
 use pgring_wire::frame::{FrameError, Header};
+use std::borrow::Cow;
 
 /// Our own names for statements start so; a client's name that does too is never sent as it is.
 pub(super) const PREFIX: &[u8] = b"pgring_";
+
+/// What a server is to be told in place of a client's own name for a statement.
+pub(super) enum Name {
+    /// The name the statement has there.
+    Ours(ServerName),
+    /// One that it does not know.
+    Other(Cow<'static, [u8]>),
+}
+
+impl Name {
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Ours(name) => name.as_bytes(),
+            Self::Other(name) => name,
+        }
+    }
+}
 
 /// Where a statement name leads.
 enum Named {
@@ -68,11 +86,14 @@ impl Lane {
             return Step::Wait;
         }
         self.count_parse(id);
-        if let Some(step) = self.extended_deallocate(now, id, message, &parse, actions) {
-            return step;
-        }
         if parse.name.is_empty() {
-            self.parse_unnamed(id, &parse);
+            let hints = self.memo.scan(parse.text);
+            if hints.has(Hints::STATEMENTS)
+                && let Some(step) = self.extended_deallocate(now, id, message, &parse, actions)
+            {
+                return step;
+            }
+            self.parse_unnamed(id, &parse, hints);
             return self.pass(id, message, actions);
         }
         self.parse_named(id, &parse, actions);
@@ -285,7 +306,7 @@ impl Lane {
 
     /// The name to use on the server for a client's statement name, with its Parse in front if
     /// it is needed; none: the client's own name will do.
-    fn translate(&mut self, id: ConnId, name: &[u8], actions: &mut Out) -> Option<Vec<u8>> {
+    fn translate(&mut self, id: ConnId, name: &[u8], actions: &mut Out) -> Option<Name> {
         let server = self.clients.get(id)?.server?;
         if self.ignored(server) {
             return None;
@@ -299,9 +320,11 @@ impl Lane {
                     self.note_hints(id, hints, Some(super::lending::text_of(&body)));
                 }
                 let number = self.ensure(id, server, statement, actions);
-                Some(ServerName::new(number).as_bytes().to_vec())
+                Some(Name::Ours(ServerName::new(number)))
             }
-            Named::Unknown if name.starts_with(PREFIX) => Some([b"no ", name].concat()),
+            Named::Unknown if name.starts_with(PREFIX) => {
+                Some(Name::Other([b"no ", name].concat().into()))
+            }
             Named::Unknown => None,
         }
     }
@@ -346,7 +369,9 @@ impl Lane {
         let start = Header::SIZE + names.end;
         let rest = message.head.total() - start;
         let mut sent = Ok(());
-        actions.write(server, |out| sent = write::bind_header(out, names.portal, &name, rest));
+        actions.write(server, |out| {
+            sent = write::bind_header(out, names.portal, name.as_bytes(), rest);
+        });
         if let Err(error) = sent {
             return self.too_long(now, id, error, actions);
         }
@@ -398,7 +423,7 @@ impl Lane {
         let Some(server) = self.clients.get(id).and_then(|client| client.server) else {
             return Step::Over;
         };
-        actions.write(server, |out| write::describe(out, b'S', &name));
+        actions.write(server, |out| write::describe(out, b'S', name.as_bytes()));
         self.push(id, Expect::DescribeStatement, Origin::Client, 0);
         Step::Took(message.shown.len())
     }

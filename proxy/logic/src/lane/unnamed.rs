@@ -3,51 +3,52 @@
 //! Its text is kept by its client. A server has one unnamed statement and knows it by whoever
 //! parsed it last, so it is parsed again only where something else was unnamed since.
 
-use crate::hints::{Hints, scan};
+use crate::hints::Hints;
 use crate::id::ConnId;
 use crate::lane::client::Unnamed;
 use crate::lane::rename::NO_UNNAMED;
-use crate::lane::server::purpose;
+use crate::lane::server::{Far, purpose};
+use crate::lane::statements::Name;
 use crate::lane::{Lane, Out};
-use crate::ledger::{Expect, Origin};
+use crate::ledger::{Entry, Expect, Origin, SAME};
 use pgring_wire::client::{Parse, write};
 
 impl Lane {
-    pub(super) fn parse_unnamed(&mut self, id: ConnId, parse: &Parse<'_>) {
-        let hints = scan(parse.text);
+    /// A Parse without a name is about to be sent; `hints` are those of its text.
+    pub(super) fn parse_unnamed(&mut self, id: ConnId, parse: &Parse<'_>, hints: Hints) {
         self.note_hints(id, hints, Some(parse.text));
         let Some(client) = self.clients.get_mut(id) else { return };
         let Some(server) = client.server else { return };
-        // With nothing under way before it, only its own failure can undo it.
-        let before = client.unnamed.take();
-        let alone = self.server_ref(server).is_some_and(|far| {
-            !far.ledger.is_waiting() && !far.ledger.is_skipping() && !far.ledger.is_unsynced()
-        });
-        let mut unnamed = Box::<Unnamed>::default();
-        unnamed.sequence = before.as_ref().map_or(1, |before| before.sequence + 1);
-        let mut kept = before;
-        if alone && let Some(old) = kept.take() {
-            unnamed.body = old.body;
-        }
-        unnamed.body.clear();
-        unnamed.body.extend_from_slice(parse.body_after_name);
-        unnamed.hints = hints;
-        let sequence = unnamed.sequence;
-        if self.ignored(server) {
-            if let Some(client) = self.clients.get_mut(id) {
-                client.unnamed = kept;
-            }
-            self.push(id, Expect::Parse, Origin::Client, 0);
+        let Some(far) = self.servers.get_mut(server).and_then(Far::server_mut) else { return };
+        if far.ledger.is_skipping() {
+            far.ledger.push(Expect::Parse, Origin::Client, 0);
             return;
         }
-        self.change_unnamed(id, Expect::Parse, kept);
-        if let Some(client) = self.clients.get_mut(id) {
-            client.unnamed = Some(unnamed);
+        // With nothing under way before it, only its own failure can undo it.
+        let alone = !far.ledger.is_waiting() && !far.ledger.is_unsynced();
+        let last = client.unnamed.get_or_insert_default();
+        // What was said in an earlier segment may be taken back without this.
+        let sure = last.segment == client.segment
+            || !far.ledger.is_parsing_same() && client.changes.iter().all(|c| !c.name.is_empty());
+        let same = last.body == parse.body_after_name && sure;
+        let mut before = None;
+        if !same && !alone {
+            before = Some(core::mem::replace(last, self.spare.pop().unwrap_or_default()));
         }
-        let segment = self.clients.get(id).map_or(0, |client| client.segment);
-        if let Some(far) = self.server_mut(server) {
-            far.unnamed = Some((id, sequence));
-            far.unnamed_segment = segment;
+        if !same {
+            client.unnamed_last += 1;
+            last.sequence = client.unnamed_last;
+            last.body.clear();
+            last.body.extend_from_slice(parse.body_after_name);
+        }
+        (last.hints, last.segment) = (hints, client.segment);
+        far.unnamed = Some((id, last.sequence));
+        far.unnamed_segment = client.segment;
+        if before.is_some() {
+            self.change_unnamed(id, Expect::Parse, before);
+        } else {
+            let (expect, origin) = (Expect::Parse, Origin::Client);
+            far.ledger.push_entry(Entry { expect, origin, mark: 0, change: SAME });
         }
     }
 
@@ -57,7 +58,7 @@ impl Lane {
         id: ConnId,
         server: ConnId,
         actions: &mut Out,
-    ) -> Option<Vec<u8>> {
+    ) -> Option<Name> {
         let client = self.clients.get(id)?;
         let last = client.unnamed.as_ref();
         let far = self.servers.get_mut(server)?.server_mut()?;
@@ -79,7 +80,7 @@ impl Lane {
         let Some(wanted) = wanted else {
             // The client has none. If the server has one it is another's: a name that nobody
             // has lets the server say that there is none.
-            return far.unnamed.is_some().then(|| NO_UNNAMED.as_bytes().to_vec());
+            return far.unnamed.is_some().then_some(Name::Other(NO_UNNAMED.as_bytes().into()));
         };
         let unnamed = mine?;
         let hints = unnamed.hints;
@@ -102,7 +103,8 @@ impl Lane {
         let Some(client) = self.clients.get_mut(id) else { return };
         let unnamed = client.unnamed.get_or_insert_default();
         unnamed.body.clear();
-        unnamed.sequence += 1;
+        client.unnamed_last += 1;
+        (unnamed.sequence, unnamed.segment) = (client.unnamed_last, client.segment);
         let (sequence, server) = (unnamed.sequence, client.server);
         if let Some(far) = server.and_then(|server| self.server_mut(server)) {
             far.unnamed = Some((id, sequence));
@@ -119,12 +121,136 @@ impl Lane {
         }
         far.unnamed = None;
         let unnamed = client.unnamed.as_mut().filter(|unnamed| !unnamed.body.is_empty())?;
+        // Nor is it what another server still has of this client.
+        client.unnamed_last += 1;
+        let sequence = client.unnamed_last;
         if !far.ledger.is_unsynced() {
             unnamed.body.clear();
+            unnamed.sequence = sequence;
             return None;
         }
-        let mut none = Box::<Unnamed>::default();
-        none.sequence = unnamed.sequence;
-        client.unnamed.replace(none)
+        let none = Unnamed { sequence, segment: client.segment, ..Unnamed::default() };
+        client.unnamed.replace(Box::new(none))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::lane::trial::{Trial, query};
+    use pgring_wire::backend::write as say;
+    use pgring_wire::client::write;
+
+    const READY: &[u8] = b"Z\0\0\0\x05I";
+
+    fn parse(text: &str) -> Vec<u8> {
+        let mut out = Vec::new();
+        write::parse(&mut out, b"", format!("{text}\0\0\0").as_bytes()).expect("a short text");
+        out
+    }
+
+    fn bind() -> Vec<u8> {
+        let mut out = Vec::new();
+        write::bind(&mut out, b"", b"");
+        write::execute(&mut out, b"");
+        write::sync(&mut out);
+        out
+    }
+
+    fn sync() -> Vec<u8> {
+        let mut out = Vec::new();
+        write::sync(&mut out);
+        out
+    }
+
+    fn parsed() -> Vec<u8> {
+        let mut out = Vec::new();
+        say::parse_complete(&mut out);
+        [&out[..], READY].concat()
+    }
+
+    fn failed() -> Vec<u8> {
+        let mut out = Vec::new();
+        say::error(&mut out, &say::ErrorText::error("42601", "no"));
+        [&out[..], READY].concat()
+    }
+
+    /// A client that has parsed `SELECT 1` without a name.
+    fn prepared() -> Trial {
+        let mut trial = Trial::start("");
+        trial.client_says(&query("SELECT 0"));
+        trial.server_says(&[b"C\0\0\0\x0dSELECT 1\0", READY].concat().repeat(2));
+        trial.client_says(&[parse("SELECT 1"), sync()].concat());
+        trial.server_says(&parsed());
+        trial
+    }
+
+    /// Whether a Bind of the unnamed statement goes to the server as it is.
+    fn binds(trial: &mut Trial) -> bool {
+        trial.client_says(&bind());
+        trial.said_to(trial.server).is_empty()
+    }
+
+    #[test]
+    fn the_same_text_again_is_the_same_statement_and_one_that_fails_is_none() {
+        let mut trial = prepared();
+        trial.client_says(&[parse("SELECT 1"), sync(), parse("SELECT 1"), sync()].concat());
+        trial.server_says(&parsed().repeat(2));
+        assert!(binds(&mut trial));
+        let mut trial = prepared();
+        trial.client_says(&[parse("SELECT 1"), sync()].concat());
+        trial.server_says(&failed());
+        trial.client_says(&bind());
+        let told = trial.said_to(trial.server);
+        assert!(told.windows(2).any(|bytes| bytes == b"no"), "{}", told.escape_ascii());
+    }
+
+    /// Seed 0 of the simulator: the first `SELECT 2` is skipped, the second is not.
+    #[test]
+    fn the_same_text_in_the_next_segment_is_not_taken_back_with_the_first() {
+        let mut trial = prepared();
+        let broken = [bind()[..bind().len() - 5].to_vec(), parse("SELECT 2"), sync()].concat();
+        trial.client_says(&[broken, parse("SELECT 2"), sync()].concat());
+        trial.server_says(&[failed(), parsed()].concat());
+        trial.client_says(&bind());
+        let told = trial.said_to(trial.server);
+        assert_eq!(told, parse("SELECT 2"), "{}", told.escape_ascii());
+    }
+
+    #[test]
+    fn a_bind_behind_a_parse_whose_fate_is_not_known_waits_for_it() {
+        for text in ["SELECT 1", "SELECT 2"] {
+            let mut trial = prepared();
+            trial.client_says(&[parse(text), sync()].concat());
+            assert_eq!(trial.client_says(&bind()), 0, "the Parse may yet fail");
+            trial.server_says(&failed());
+            trial.client_says(&bind());
+            assert!(!trial.said_to(trial.server).is_empty(), "it has failed");
+        }
+    }
+
+    #[test]
+    fn what_failed_here_is_not_found_elsewhere_under_the_number_of_an_older_one() {
+        for lost in [parse("SELEC"), query("SELECT 2")] {
+            let mut trial = prepared();
+            let server = trial.server;
+            let mut older = None;
+            trial.with_lane(|lane, _, _| older = lane.server_mut(server).expect("it").unnamed);
+            trial.client_says(&[&lost[..], &sync()].concat());
+            let simple = lost[0] == b'Q';
+            let done = [b"C\0\0\0\x0dSELECT 1\0", READY, READY].concat();
+            trial.server_says(&if simple { done } else { failed() });
+            // Another server that this client has used before, and nobody since.
+            trial.with_lane(|lane, _, _| {
+                lane.server_mut(server).expect("it").unnamed = older;
+            });
+            if !simple {
+                trial.client_says(&[parse("SELECT 3"), sync()].concat());
+                trial.server_says(&parsed());
+                trial.with_lane(|lane, _, _| {
+                    lane.server_mut(server).expect("it").unnamed = older;
+                });
+            }
+            assert!(!binds(&mut trial), "SELECT 1 would run");
+        }
     }
 }
