@@ -77,7 +77,7 @@ pub struct Lane {
     /// Which node of a cluster was last seen not to be in recovery.
     primaries: BTreeMap<String, usize>,
     texts: Texts,
-    /// What the texts of Parse messages may do to a session.
+    /// What the texts that clients say most may do to a session.
     memo: Memo,
     states: States,
     /// Memory for unnamed statements.

@@ -49,7 +49,7 @@ impl Buffers {
     pub(crate) fn new(count: u16) -> std::io::Result<Self> {
         let count = count.clamp(1, 1 << 15);
         let length = count.next_power_of_two();
-        let bytes = Pages::new(usize::from(count) * BUFFER_SIZE)?;
+        let bytes = Pages::new(usize::from(count) * (BUFFER_SIZE + 192))?;
         bytes.prepare();
         let entries = Pages::new(usize::from(length) * size_of::<BufRingEntry>())?;
         let leases = vec![0; usize::from(count)];
@@ -170,7 +170,7 @@ impl Buffers {
     fn start(&self, id: u16) -> *mut u8 {
         assert!(id < self.count, "a buffer that is none of ours");
         // SAFETY: `id` is less than `count`, and so many buffers are mapped one after another.
-        unsafe { self.bytes.base().add(usize::from(id) * BUFFER_SIZE).as_ptr() }
+        unsafe { self.bytes.base().add(usize::from(id) * (BUFFER_SIZE + 192)).as_ptr() }
     }
 }
 

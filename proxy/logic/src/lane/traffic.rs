@@ -5,7 +5,7 @@
 
 use crate::action::{CloseMode, Progress};
 use crate::config::PoolMode;
-use crate::hints::{CUSTOM_MAX, Hints, custom_parameters, scan};
+use crate::hints::{CUSTOM_MAX, Hints, custom_parameters};
 use crate::id::ConnId;
 use crate::lane::client::{Failing, Fate, Phase};
 use crate::lane::server::Server;
@@ -358,7 +358,8 @@ impl Lane {
 
     /// Notes what a text may do to the session; an unseen one may do anything.
     pub(super) fn note_text(&mut self, id: ConnId, text: Option<&[u8]>) -> Hints {
-        let hints = text.map_or(Hints::STATE | Hints::PIN | Hints::STATEMENTS, scan);
+        let unseen = Hints::STATE | Hints::PIN | Hints::STATEMENTS;
+        let hints = text.map_or(unseen, |text| self.memo.scan(text));
         self.note_hints(id, hints, text);
         hints
     }
