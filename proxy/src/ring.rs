@@ -12,6 +12,7 @@
 //! A ring that is dropped first cancels whatever the kernel still has of it.
 #![expect(unsafe_code, reason = "the kernel is given addresses here and nowhere else")]
 
+mod arena;
 pub mod bell;
 pub mod buffers;
 pub mod chunk;
@@ -23,6 +24,7 @@ pub mod socket;
 pub mod support;
 pub mod token;
 
+use arena::{Arena, IOVECS};
 use buffers::{BUFFER_SIZE, Buffers, GROUP, Lease};
 use chunk::Chunk;
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
@@ -35,10 +37,6 @@ use std::time::Duration;
 use support::RingError;
 use token::{Kind, Token};
 
-/// Places for iovecs between two submissions.
-const IOVECS: usize = 64 * CHUNKS_PER_SEND;
-/// Places for message headers between two submissions.
-const HEADERS: usize = 1024;
 /// Completions taken over at once.
 const BATCH: usize = 512;
 
@@ -68,35 +66,6 @@ pub struct Ring {
     hasty: Vec<(Token, u32)>,
     /// The last turn could not tell yet what became of them.
     unsettled: bool,
-}
-
-/// Headers the kernel reads at submission, at places that do not move until then.
-struct Arena {
-    iovecs: Vec<libc::iovec>,
-    headers: Vec<libc::msghdr>,
-    // In boxes: the list may grow.
-    #[expect(clippy::vec_box, reason = "the kernel is given their addresses")]
-    addresses: Vec<Box<SockAddr>>,
-}
-
-impl Arena {
-    fn new() -> Self {
-        Self {
-            iovecs: Vec::with_capacity(IOVECS),
-            headers: Vec::with_capacity(HEADERS),
-            addresses: Vec::new(),
-        }
-    }
-
-    fn has_room(&self) -> bool {
-        self.iovecs.len() + CHUNKS_PER_SEND <= IOVECS && self.headers.len() < HEADERS
-    }
-
-    fn clear(&mut self) {
-        self.iovecs.clear();
-        self.headers.clear();
-        self.addresses.clear();
-    }
 }
 
 impl Ring {
@@ -153,9 +122,7 @@ impl Ring {
     /// that submits it, with less than everything or `EAGAIN` if the socket has no room. Its
     /// success wakes nobody: that turn waits for something else, so nothing may depend on it.
     pub fn send(&mut self, fd: BorrowedFd<'_>, token: Token, outbox: &mut Outbox) {
-        if !self.arena.has_room() {
-            self.submit();
-        }
+        self.make_room();
         let limit = if self.arena.has_room() { CHUNKS_PER_SEND } else { 1 };
         let first = self.arena.iovecs.len();
         let (iovecs, buffers) = (&mut self.arena.iovecs, &self.buffers);
@@ -173,6 +140,8 @@ impl Ring {
         let fd = Fd(fd.as_raw_fd());
         let mut flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
         let mut how = squeue::Flags::empty();
+        // Where there was room for a part only, the rest must hear of its end.
+        let token = if limit == 1 { token.patient() } else { token };
         if token.kind() == Kind::HastySend {
             // With MSG_WAITALL less than everything counts as a failure, which is not skipped.
             flags |= libc::MSG_DONTWAIT;
@@ -200,6 +169,7 @@ impl Ring {
 
     /// Connects `fd`.
     pub fn connect(&mut self, fd: BorrowedFd<'_>, token: Token, address: SockAddr) {
+        self.make_room();
         let address = Box::new(address);
         let place = address.as_ptr().cast();
         let connect = opcode::Connect::new(Fd(fd.as_raw_fd()), place, address.len());
@@ -241,7 +211,7 @@ impl Ring {
                 Some(_) | None => return Err(why),
             }
         }
-        self.submitted();
+        self.empty_arena();
         let first = completions.len();
         for entry in self.uring.completion().take(BATCH) {
             let Some(token) = Token::from_bits(entry.user_data()) else { continue };
@@ -291,7 +261,8 @@ impl Ring {
         loop {
             // SAFETY: what the entry points at stays until its completion: buffers by their
             // lease, chunks by the outbox in flight; or until it is submitted: the arena, which
-            // is emptied by `submitted` alone.
+            // is emptied only while the submission queue is empty and nothing is being prepared,
+            // in `turn` and `make_room`.
             if unsafe { self.uring.submission().push(&entry) }.is_ok() {
                 return;
             }
@@ -304,10 +275,18 @@ impl Ring {
         self.buffers.publish();
         // An error leaves the entries where they are; whoever waits for room asks again.
         let _again = self.uring.submit();
-        self.submitted();
     }
 
-    fn submitted(&mut self) {
+    /// Before something is prepared in the arena: while it is being prepared, no place may be so
+    /// full that what was prepared is thrown away with the rest.
+    fn make_room(&mut self) {
+        if self.uring.submission().is_full() || !self.arena.has_room() {
+            self.submit();
+            self.empty_arena();
+        }
+    }
+
+    fn empty_arena(&mut self) {
         if self.uring.submission().is_empty() {
             self.arena.clear();
         }
@@ -317,6 +296,7 @@ impl Ring {
 impl Drop for Ring {
     fn drop(&mut self) {
         self.submit();
+        self.empty_arena();
         let limit = Timespec::new().sec(1);
         let cancelled =
             self.uring.submitter().register_sync_cancel(Some(limit), CancelBuilder::any());
@@ -333,7 +313,7 @@ impl Drop for Ring {
 #[cfg(test)]
 mod tests {
     use super::buffers::BUFFER_SIZE;
-    use super::chunk::Spare;
+    use super::chunk::{PIECE_SIZE, Spare};
     use super::outbox::Outbox;
     use super::token::{Kind, Token};
     use super::{Completion, Ring, bell::Bell};
@@ -440,6 +420,35 @@ mod tests {
         let token = Token::new(Kind::Send, 5, 7);
         ring.send(ours.as_fd(), token, &mut outbox);
         assert_eq!(turn(&mut ring).remove(0).token, token);
+    }
+
+    /// Both sends are prepared when the submission queue has no place left.
+    #[test]
+    fn a_full_queue_does_not_mix_up_what_is_sent() {
+        let mut ring = Ring::new(4).unwrap();
+        let pairs = [pair(), pair()];
+        let mut spare = Spare::default();
+        let mut outboxes = [Outbox::default(), Outbox::default()];
+        for number in 0..4096 {
+            ring.cancel(Token::new(Kind::Receive, 9, number), Token::new(Kind::Cancel, 9, number));
+        }
+        for ((ours, _), (outbox, slot)) in pairs.iter().zip(outboxes.iter_mut().zip(0u8..)) {
+            outbox.append(&[slot; PIECE_SIZE + 10], &mut spare);
+            ring.send(ours.as_fd(), Token::new(Kind::Send, u32::from(slot), 0), outbox);
+        }
+        let mut sent = 0;
+        while sent < 2 {
+            for done in turn(&mut ring).iter().filter(|done| done.token.kind() == Kind::Send) {
+                assert_eq!(done.result, Ok(u32::try_from(PIECE_SIZE).unwrap() + 10));
+                sent += 1;
+            }
+        }
+        for ((_, theirs), slot) in pairs.iter().zip(0u8..) {
+            let mut theirs: &Socket = theirs;
+            let mut read = [9; PIECE_SIZE + 10];
+            theirs.read_exact(&mut read).unwrap();
+            assert!(read.iter().all(|&byte| byte == slot), "the bytes of another");
+        }
     }
 
     #[test]

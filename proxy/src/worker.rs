@@ -281,7 +281,9 @@ impl<'a, W: World> Worker<'a, W> {
                 self.sent(Table::owner(completion.token), completion.result);
             }
             Kind::Connect => self.connected(Table::owner(completion.token), completion.result),
-            Kind::Cancel => self.ended_one(Table::owner(completion.token)),
+            Kind::Cancel => {
+                self.cancelled(Table::owner(completion.token), completion.result);
+            }
             Kind::Close => self.let_go(Table::owner(completion.token)),
             Kind::Accept => self.accepted(completion),
             Kind::Bell if !completion.more => {

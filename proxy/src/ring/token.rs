@@ -55,6 +55,12 @@ impl Token {
         Self { kind, slot, generation }
     }
 
+    /// The same, for a send that waits.
+    #[must_use]
+    pub const fn patient(self) -> Self {
+        Self { kind: Kind::Send, ..self }
+    }
+
     /// What was asked for.
     pub const fn kind(self) -> Kind {
         self.kind

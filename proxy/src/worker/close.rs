@@ -114,12 +114,22 @@ impl<W: World> Worker<'_, W> {
         }
     }
 
-    /// Something of a connection has ended that has no result of its own.
-    pub(super) fn ended_one(&mut self, id: ConnId) {
+    /// The kernel has cancelled something of a connection, or has not found it.
+    pub(super) fn cancelled(&mut self, id: ConnId, result: Result<u32, i32>) {
         let Some(conn) = self.table.get(id) else { return };
         conn.ops -= 1;
+        // Not found: it is ending by itself, or the kernel was between two rounds of it.
+        if result.is_err() {
+            conn.stopping = false;
+        }
         match conn.phase {
-            Phase::Closing => self.try_close(id),
+            Phase::Closing => {
+                // Whatever it was, this ends it.
+                if let (Err(_), true, Some(fd)) = (result, conn.ops > 0, &conn.fd) {
+                    shut_down(fd.as_fd(), Shutdown::Both);
+                }
+                self.try_close(id);
+            }
             Phase::Surrendering => self.try_surrender(id),
             Phase::Free | Phase::Connecting | Phase::Open | Phase::Flushing | Phase::Lingering => {}
         }

@@ -170,12 +170,15 @@ impl<W: World> Worker<'_, W> {
 
     /// Arms as many of those that found no buffer as there are buffers now.
     pub(super) fn feed_the_starved(&mut self) {
-        for _ in 0..self.ring.buffers.free() {
+        let mut free = self.ring.buffers.free();
+        while free > 0 {
             let Some(id) = self.starved.pop_front() else { return };
-            if let Some(conn) = self.table.get(id) {
-                conn.starved = false;
-                self.arm(id);
-            }
+            let Some(conn) = self.table.get(id) else { continue };
+            conn.starved = false;
+            self.arm(id);
+            // Who wants nothing any more takes none.
+            let receives = self.table.get(id).is_some_and(|conn| conn.receiving);
+            free -= u16::from(receives);
         }
     }
 
