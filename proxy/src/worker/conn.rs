@@ -286,7 +286,8 @@ impl Conn {
         let standing = self.waiting || self.paused_by.is_some();
         if standing && held > HELD_MAX {
             self.full = true;
-        } else if held < HELD_MAX / 4 {
+        } else if !standing || held < HELD_MAX / 4 {
+            // What it holds now is the beginning of a message whose rest it needs.
             self.full = false;
         }
     }
@@ -418,6 +419,32 @@ mod tests {
         assert!(inbox.chunks.len() < 10, "{}", inbox.chunks.len());
         inbox.clear(&mut buffers, &mut spare);
         assert_eq!((inbox.len, buffers.free()), (0, 64));
+    }
+
+    #[test]
+    fn who_is_shown_half_of_a_long_message_is_received_from_until_it_is_whole() {
+        let (mut buffers, mut spare) = (Buffers::new(8).unwrap(), Spare::default());
+        let mut table = Table::default();
+        let (id, (ours, _theirs)) =
+            (ConnId::new(Side::Client, 0, 0), std::os::unix::net::UnixStream::pair().unwrap());
+        table.open(id, Some(ours.into()), (Phase::Open, Instant::START)).waiting = true;
+        let mut hold = |table: &mut Table, len: usize| {
+            let mut chunk = spare.memory(len);
+            chunk.resize(len, 0);
+            let inbox = &mut table.busy(id).unwrap().inbox;
+            inbox.push(Chunk::Own { data: chunk, start: 0 }, &mut buffers, &mut spare);
+        };
+        hold(&mut table, 70 * 1024);
+        let conn = table.get(id).unwrap();
+        conn.weigh();
+        assert!(!conn.wants_input(), "enough waits");
+        // It was shown, and 40 KiB were left: the beginning of a Query.
+        conn.waiting = false;
+        conn.busy = None;
+        hold(&mut table, 40 * 1024);
+        let conn = table.get(id).unwrap();
+        conn.weigh();
+        assert!(conn.wants_input(), "the rest would never come");
     }
 
     #[test]
