@@ -243,8 +243,7 @@ impl World {
         let flush = matches!(message.tag, b'Q' | b'F' | b'S' | b'H' | b'c' | b'f')
             || failed
             || eager
-            || session.copying.is_some()
-            || backend.out.len() > 8192;
+            || session.copying.is_some();
         for answer in &answers {
             answer.write(&mut backend.out);
         }
@@ -252,7 +251,9 @@ impl World {
         if let Some(lie) = lie {
             return self.node_lies(node, link, lie);
         }
-        let out = if flush { std::mem::take(&mut backend.out) } else { Vec::new() };
+        let full = backend.out.len() / self.plan.send_buffer * self.plan.send_buffer;
+        let sent = if flush { backend.out.len() } else { full };
+        let out: Vec<u8> = backend.out.drain(..sent).collect();
         for nonce in ran {
             if !self.nodes[node].inserted.insert(nonce.clone()) {
                 self.violate(format!("the insert {nonce} was carried out twice"));

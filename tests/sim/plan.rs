@@ -64,6 +64,9 @@ pub(crate) struct Plan {
     pub(crate) calm_from: Time,
     /// Prepared statements per server.
     pub(crate) statements: usize,
+    /// A server sends so many bytes at once when it has them, wherever that cuts a message; the
+    /// rest waits for the end of the exchange. `PostgreSQL` has 8192.
+    pub(crate) send_buffer: usize,
 }
 
 impl Plan {
@@ -113,6 +116,7 @@ impl Plan {
             least: usize::from(dice.chance(25) && !short),
             calm_from: 4 * SEC,
             statements: *dice.pick(&[1, 2, 100]),
+            send_buffer: *dice.pick(&[8192, 64]),
         }
     }
 
