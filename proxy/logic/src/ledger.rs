@@ -247,6 +247,15 @@ impl Ledger {
         self.unsynced
     }
 
+    /// What the server works on is the client's, as far as can be told: a Parse or Close of
+    /// pgring's own in front of it takes no time, and its answer is kept back with what follows.
+    pub fn is_clients_turn(&self) -> bool {
+        let mut due = self.due.iter();
+        let quick = |entry: &Entry| matches!(entry.expect, Expect::Parse | Expect::Close);
+        due.find(|entry| entry.origin != Origin::Own || !quick(entry))
+            .is_some_and(|entry| entry.origin != Origin::Own)
+    }
+
     /// A whole exchange is under way: its end may change the state of the transaction.
     pub fn is_exchanging(&self) -> bool {
         let border = |entry: &Entry| {

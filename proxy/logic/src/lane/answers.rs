@@ -46,6 +46,26 @@ impl Lane {
     }
 
     fn answers(&mut self, now: Instant, id: ConnId, bytes: &[u8], actions: &mut Out) -> Progress {
+        let progress = self.read_answers(now, id, bytes, actions);
+        // Who waits for an answer that has come need not wait for the rest of the next one: the
+        // server may keep that until it is asked for more.
+        self.cancel_now(now, id, actions);
+        self.unstall(id, actions);
+        // Only now, with nothing left to read: bytes behind the last answer, if any, have been
+        // judged while the server was still its client's.
+        if progress.consumed == bytes.len() {
+            self.settle(now, id, actions);
+        }
+        progress
+    }
+
+    fn read_answers(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        bytes: &[u8],
+        actions: &mut Out,
+    ) -> Progress {
         let mut at = 0;
         while at < bytes.len() {
             let Some(far) = self.server_mut(id) else { return all(bytes) };
@@ -81,11 +101,6 @@ impl Lane {
             self.answer(now, id, head, (at, shown), actions);
             at += shown.len();
         }
-        // Only now, with nothing left to read: bytes behind the last answer, if any, have been
-        // judged while the server was still its client's.
-        self.cancel_now(now, id, actions);
-        self.unstall(id, actions);
-        self.settle(now, id, actions);
         all(bytes)
     }
 
@@ -449,7 +464,30 @@ fn is_read(head: Header, inspects: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::is_read;
+    use crate::lane::trial::{ANSWERED, Trial, query};
+    use pgring_wire::client::write;
     use pgring_wire::frame::{Header, LENGTH_MAX};
+
+    /// `PostgreSQL` sends 8 KiB when it has them, wherever that cuts a message, and what follows
+    /// only at a Flush or Sync: it waits for the client, who must not wait for it.
+    #[test]
+    fn who_waits_for_an_answer_is_not_kept_by_the_beginning_of_the_next() {
+        let mut trial = Trial::start("");
+        trial.client_says(&query("SELECT 0"));
+        trial.server_says(&ANSWERED.repeat(2));
+        let mut said = Vec::new();
+        write::parse(&mut said, b"s", b"SELECT 1\0\0\0").expect("it is short");
+        write::sync(&mut said);
+        write::parse(&mut said, b"", b"SELECT wide()\0\0\0").expect("it is short");
+        write::bind(&mut said, b"", b"");
+        write::execute(&mut said, b"");
+        let before = said.len();
+        write::bind(&mut said, b"", b"s");
+        assert_eq!(trial.client_says(&said), before, "the Parse of s may yet fail");
+        let cut = b"1\0\0\0\x04Z\0\0\0\x05I1\0\0\0\x042\0\0";
+        assert_eq!(trial.server_begins(cut), cut.len() - 3);
+        assert!(trial.is_resumed());
+    }
 
     #[test]
     fn a_hostile_server_cannot_make_a_lane_collect_a_gigabyte() {

@@ -10,7 +10,6 @@ use crate::id::{ConnId, Core, Secret};
 use crate::lane::client::{Phase, Requester};
 use crate::lane::server::{Errand, Far};
 use crate::lane::{Lane, Out};
-use crate::ledger::Origin;
 use crate::mail::Mail;
 use crate::time::{Duration, Instant};
 use crate::timers::{Owner, Scheduled};
@@ -43,7 +42,7 @@ impl Lane {
             .filter(|server| self.server_ref(*server).is_some_and(|far| far.ledger.is_waiting()));
         let Some(server) = running else { return self.cancel_answered(now, from, actions) };
         let Some(far) = self.server_mut(server) else { return };
-        if far.ledger.head().is_none_or(|entry| entry.origin != Origin::Own) {
+        if far.ledger.is_clients_turn() {
             return self.send_cancel(now, server, Some(from), actions);
         }
         // A query of our own is running: it is not meant. What is behind it may be.
@@ -57,8 +56,7 @@ impl Lane {
     /// The query that a cancel request means may be running now.
     pub(super) fn cancel_now(&mut self, now: Instant, server: ConnId, actions: &mut Out) {
         let Some(far) = self.server_mut(server) else { return };
-        let own = far.ledger.head().is_some_and(|entry| entry.origin == Origin::Own);
-        if own {
+        if far.ledger.is_waiting() && !far.ledger.is_clients_turn() {
             return;
         }
         let Some(from) = far.cancel_later.take() else { return };
@@ -178,7 +176,8 @@ impl Lane {
 
 #[cfg(test)]
 mod tests {
-    use crate::lane::trial::{Trial, query};
+    use crate::lane::trial::{ANSWERED, Trial, query};
+    use pgring_wire::client::write;
 
     /// A client with a query behind one of pgring's own, which sets the session's parameters,
     /// and a cancel request that may only hit the former.
@@ -187,6 +186,33 @@ mod tests {
         trial.client_says(&query("SELECT 1"));
         assert!(!trial.send_cancel(), "it waits for the end of pgring's own query");
         trial
+    }
+
+    /// The answer to the Parse stays in the server's buffer until the statement has run.
+    #[test]
+    fn a_statement_that_had_to_be_parsed_again_can_be_cancelled_while_it_runs() {
+        for end in [true, false] {
+            let mut trial = Trial::start("");
+            let mut parse = Vec::new();
+            write::parse(&mut parse, b"s", b"SELECT 1\0\0\0").expect("it is short");
+            write::sync(&mut parse);
+            trial.client_says(&[query("SELECT 0"), parse].concat());
+            let parsed = b"1\0\0\0\x04Z\0\0\0\x05I";
+            trial.server_says(&[&ANSWERED.repeat(2)[..], parsed].concat());
+            let server = trial.server;
+            trial.with_lane(|lane, _, _| {
+                let _forgotten = lane.server_mut(server).expect("it").statements.clear();
+            });
+            let mut run = Vec::new();
+            write::bind(&mut run, b"", b"s");
+            write::execute(&mut run, b"");
+            if end {
+                write::sync(&mut run);
+            }
+            trial.client_says(&run);
+            assert!(trial.said_to(server).starts_with(b"P"), "it is parsed again");
+            assert!(!trial.send_cancel() && trial.connects(), "with a Sync: {end}");
+        }
     }
 
     #[test]

@@ -25,6 +25,11 @@ impl Lane {
         let text = text?;
         let server = self.clients.get(id)?.server?;
         let rewritten = self.deallocated(id, text, actions)?;
+        if self.server_ref(server)?.ledger.is_unsynced() {
+            // Should the Parse in front of it fail, the Query must not be skipped.
+            actions.write(server, write::sync);
+            self.push(id, Expect::Sync, Origin::Own, purpose::QUIET);
+        }
         actions.write(server, |out| write::query(out, &rewritten));
         self.push(id, Expect::Query, Origin::Client, 0);
         Some(Step::Took(message.shown.len()))
@@ -122,5 +127,31 @@ impl Lane {
         for statement in far.statements.clear() {
             self.texts.release(statement);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::lane::trial::{ANSWERED, Trial, query};
+    use pgring_wire::client::write;
+
+    /// A late cancel request may hit the Parse that stands in for the statement.
+    #[test]
+    fn a_deallocate_is_answered_whatever_becomes_of_what_pgring_says_in_front_of_it() {
+        let mut trial = Trial::start("");
+        let mut parse = Vec::new();
+        write::parse(&mut parse, b"s", b"SELECT 1\0\0\0").expect("it is short");
+        write::sync(&mut parse);
+        trial.client_says(&[query("SELECT 0"), parse].concat());
+        trial.server_says(&[&ANSWERED.repeat(2)[..], b"1\0\0\0\x04Z\0\0\0\x05I"].concat());
+        trial.client_says(&query("DEALLOCATE s"));
+        let said = trial.said_to(trial.server);
+        let sync = said.windows(5).position(|bytes| bytes == b"S\0\0\0\x04");
+        let asked = said.windows(10).position(|bytes| bytes == b"DEALLOCATE");
+        assert!(sync.is_some_and(|sync| asked.is_some_and(|asked| sync < asked)));
+        trial.server_says(b"E\0\0\0\x1dSERROR\0VERROR\0C57014\0Mx\0\0Z\0\0\0\x05I");
+        assert!(trial.said_to(trial.client).is_empty());
+        trial.server_says(b"C\0\0\0\x0fDEALLOCATE\0Z\0\0\0\x05I");
+        assert!(trial.forwards_to(trial.client) > 0);
     }
 }

@@ -121,6 +121,14 @@ impl Lane {
         flight.is_some_and(|flight| flight.stage == Stage::Failed)
     }
 
+    /// Whether what a client has sent before is about to be sent again: it must wait for that.
+    pub(super) fn waits_for_rerun(&mut self, id: ConnId) -> bool {
+        let Some(client) = self.clients.get_mut(id) else { return false };
+        let failed = client.flight.as_ref().is_some_and(|flight| flight.stage == Stage::Failed);
+        client.stalled |= failed;
+        failed
+    }
+
     /// A flight is over, well or not.
     pub(super) fn land(&mut self, id: ConnId) {
         let Some(client) = self.clients.get_mut(id) else { return };
@@ -188,5 +196,37 @@ impl Lane {
         });
         assert!(sent.is_ok(), "what is kept of a flight is far below the largest message");
         self.push(id, Expect::Bind, Origin::Client, 0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::lane::trial::{ANSWERED, Trial, query};
+    use pgring_wire::client::write;
+
+    const CHANGED: &[u8] = b"E\0\0\0\x2dSERROR\0C0A000\0Mx\0RRevalidateCachedQuery\0\0";
+
+    /// The error and the `ReadyForQuery` behind it may come one by one.
+    #[test]
+    fn what_comes_while_a_flight_fails_goes_behind_its_second_try() {
+        let mut trial = Trial::start("");
+        let mut parse = Vec::new();
+        write::parse(&mut parse, b"s", b"SELECT * FROM t\0\0\0").expect("it is short");
+        write::sync(&mut parse);
+        trial.client_says(&[query("SELECT 0"), parse].concat());
+        trial.server_says(&[&ANSWERED.repeat(2)[..], b"1\0\0\0\x04Z\0\0\0\x05I"].concat());
+        let mut run = Vec::new();
+        write::bind(&mut run, b"", b"s");
+        write::execute(&mut run, b"");
+        write::sync(&mut run);
+        trial.client_says(&run);
+        trial.server_says(CHANGED);
+        assert!(trial.said_to(trial.client).is_empty(), "it is cured");
+        assert_eq!(trial.client_says(&query("SELECT 2")), 0, "its answer would come first");
+        trial.server_says(b"Z\0\0\0\x05I");
+        let again = trial.said_to(trial.server);
+        assert!(again.starts_with(b"C") || again.starts_with(b"P"), "{}", again.escape_ascii());
+        assert!(trial.is_resumed());
+        assert!(trial.client_says(&query("SELECT 2")) > 0);
     }
 }

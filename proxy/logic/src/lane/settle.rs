@@ -39,6 +39,12 @@ impl Lane {
         if let Some(id) = parting {
             return self.client_parted(now, id, CloseMode::Flush, actions);
         }
+        // Half a message is on its way (data of a COPY that has failed): nothing of our own may
+        // come into it.
+        let client = far.client.and_then(|id| self.clients.get(id));
+        if client.is_some_and(|client| client.left > 0 && client.fate == Fate::Pass) {
+            return;
+        }
         if let Some(far) = self.server_mut(server) {
             far.statements.settle();
         }
@@ -55,8 +61,7 @@ impl Lane {
         }
         let spent = Self::is_spent(far);
         let Some(client) = self.clients.get_mut(id) else { return };
-        let partial = client.left > 0 && client.fate == Fate::Pass;
-        if partial || !matches!(client.phase, ClientPhase::Ready) {
+        if !matches!(client.phase, ClientPhase::Ready) {
             return;
         }
         let mut asks = Hints::STATE | Hints::PIN;
@@ -330,7 +335,7 @@ impl Lane {
 
 #[cfg(test)]
 mod tests {
-    use crate::lane::trial::{Trial, query};
+    use crate::lane::trial::{ANSWERED, Trial, query};
 
     /// A client has sent this text; its server is found unfit before it is answered.
     fn unfit_after(text: &str) -> Trial {
@@ -341,6 +346,25 @@ mod tests {
         trial.with_lane(|lane, _, _| lane.server_mut(server).expect("a server").unfit = true);
         trial.server_says(b"C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05I");
         trial
+    }
+
+    /// A COPY fails while a piece of its data is half sent.
+    #[test]
+    fn nothing_is_said_in_the_middle_of_a_clients_message() {
+        let mut trial = Trial::start("");
+        trial.client_says(&query("COPY t FROM STDIN"));
+        trial.server_says(&[ANSWERED, b"G\0\0\0\x07\0\0\0"].concat());
+        let server = trial.server;
+        trial.with_lane(|lane, _, _| {
+            lane.server_mut(server).expect("it").unclosed.push(1);
+        });
+        trial.client_says(b"d\0\0\0\x0chalf");
+        trial.server_says(b"E\0\0\0\x1dSERROR\0VERROR\0C22P04\0Mx\0\0Z\0\0\0\x05I");
+        assert!(trial.said_to(server).is_empty(), "it would be data");
+        trial.client_says(b"more");
+        assert!(trial.said_to(server).starts_with(b"C"), "the name is closed behind it");
+        trial.server_says(b"3\0\0\0\x04Z\0\0\0\x05I");
+        assert_eq!(trial.lane.idle_servers(), 1);
     }
 
     #[test]

@@ -164,6 +164,25 @@ fn wants_replication(value: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::wants_replication;
+    use crate::lane::trial::{Trial, query};
+    use crate::mail::Peer;
+    use crate::time::Instant;
+    use pgring_wire::client::write;
+
+    #[test]
+    fn a_client_may_send_its_first_query_with_its_startup_packet() {
+        let mut trial = Trial::start("");
+        trial.with_lane(|lane, now, actions| {
+            let hasty = lane.accept(now, Peer::Unix(0), false);
+            let mut said = Vec::new();
+            write::startup(&mut said, 3, 0, [("user", "app"), ("database", "app")]);
+            said.extend(query("SELECT 1"));
+            let progress = lane.receive(Instant::START, hasty, &said, actions);
+            assert_eq!(progress.consumed, said.len());
+        });
+        let asked = trial.said_to(trial.server);
+        assert!(!asked.is_empty() || trial.forwards_to(trial.server) > 0, "it is on its way");
+    }
 
     #[test]
     fn replication_is_a_boolean_or_a_database() {

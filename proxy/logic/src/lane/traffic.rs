@@ -3,7 +3,7 @@
 //! In session mode everything passes as it is. In transaction mode texts are looked at for what
 //! they may do to the session, and statement names are rewritten (`statements.rs`).
 
-use crate::action::{CloseMode, Progress};
+use crate::action::{CloseMode, Progress, Want};
 use crate::config::PoolMode;
 use crate::hints::{CUSTOM_MAX, Hints, custom_parameters};
 use crate::id::ConnId;
@@ -70,6 +70,30 @@ impl Lane {
         bytes: &[u8],
         actions: &mut Out,
     ) -> Progress {
+        let mut at = 0;
+        loop {
+            // Before a client is in, messages are taken one by one; it need not wait in between.
+            let entering = self
+                .clients
+                .get(id)
+                .is_some_and(|client| matches!(client.phase, Phase::Startup | Phase::Auth(_)));
+            let shown = bytes.get(at..).unwrap_or_default();
+            let progress = self.receive_some(now, id, shown, actions);
+            let rest = progress.consumed > 0 && progress.consumed < shown.len();
+            if !(entering && rest && progress.want == Want::More) {
+                return behind(at, progress);
+            }
+            at += progress.consumed;
+        }
+    }
+
+    fn receive_some(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        bytes: &[u8],
+        actions: &mut Out,
+    ) -> Progress {
         let Some(client) = self.clients.get(id) else { return all(bytes) };
         if let Some(pool) = client.pool {
             self.pools[pool].stats.received_bytes += bytes.len() as u64;
@@ -104,6 +128,7 @@ impl Lane {
                     && let Some(server) = client.server
                 {
                     actions.forward(id, server, at, at + len);
+                    self.whole(now, id, server, actions);
                 }
                 at += len;
                 continue;
@@ -128,6 +153,14 @@ impl Lane {
         all(bytes)
     }
 
+    /// More of a message has gone to a server, which may have been at rest since the message was
+    /// half sent.
+    fn whole(&mut self, now: Instant, id: ConnId, server: ConnId, actions: &mut Out) {
+        if self.clients.get(id).is_some_and(|client| client.left == 0) {
+            self.settle(now, server, actions);
+        }
+    }
+
     fn message(
         &mut self,
         now: Instant,
@@ -145,6 +178,9 @@ impl Lane {
         }
         let attached = client.server.is_some();
         if client.resetting && self.is_restoring(id) {
+            return Step::Wait;
+        }
+        if message.head.tag != b'X' && self.waits_for_rerun(id) {
             return Step::Wait;
         }
         match message.head.tag {

@@ -17,6 +17,9 @@ pub(super) fn query(text: &str) -> Vec<u8> {
     out
 }
 
+/// What a server says to a statement without rows, outside of a transaction.
+pub(super) const ANSWERED: &[u8] = b"C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05I";
+
 /// A lane, and what it has asked for.
 pub(super) struct Trial {
     pub(super) lane: Lane,
@@ -84,6 +87,23 @@ impl Trial {
         self.receives(self.client, bytes)
     }
 
+    /// The beginning of something: tells how many of the bytes were taken.
+    pub(super) fn server_begins(&mut self, bytes: &[u8]) -> usize {
+        self.receives(self.server, bytes)
+    }
+
+    /// Whether what the client has said is to be shown again.
+    pub(super) fn is_resumed(&self) -> bool {
+        let resumes =
+            |action: &Action<Mail>| matches!(action, Action::Resume(id) if *id == self.client);
+        self.actions.list.iter().any(resumes)
+    }
+
+    /// Whether a connection is to be opened.
+    pub(super) fn connects(&self) -> bool {
+        self.connecting().is_some()
+    }
+
     /// All of them must be taken.
     pub(super) fn server_says(&mut self, bytes: &[u8]) {
         assert_eq!(self.receives(self.server, bytes), bytes.len());
@@ -117,6 +137,15 @@ impl Trial {
         self.actions.list.iter().find_map(|action| {
             if let Action::Connect { conn, .. } = action { Some(*conn) } else { None }
         })
+    }
+
+    /// Bytes that have gone to a connection as they came.
+    pub(super) fn forwards_to(&self, conn: ConnId) -> usize {
+        let lens = self.actions.list.iter().map(|action| match action {
+            Action::Forward { to, len, .. } if *to == conn => *len,
+            _ => 0,
+        });
+        lens.sum()
     }
 
     /// What pgring itself has said to a connection when the last thing happened.
