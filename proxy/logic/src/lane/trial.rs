@@ -141,11 +141,14 @@ impl Trial {
 
     /// Bytes that have gone to a connection as they came.
     pub(super) fn forwards_to(&self, conn: ConnId) -> usize {
-        let lens = self.actions.list.iter().map(|action| match action {
-            Action::Forward { to, len, .. } if *to == conn => *len,
-            _ => 0,
-        });
-        lens.sum()
+        let len = |action: &Action<Mail>| {
+            if let Action::Forward { to, len, .. } = action {
+                (*to == conn).then_some(*len)
+            } else {
+                None
+            }
+        };
+        self.actions.list.iter().filter_map(len).sum()
     }
 
     /// What pgring itself has said to a connection when the last thing happened.
