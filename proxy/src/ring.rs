@@ -25,7 +25,7 @@ pub mod support;
 pub mod token;
 
 use arena::{Arena, IOVECS};
-use buffers::{BUFFER_SIZE, Buffers, GROUP, Lease};
+use buffers::{BUFFER_SIZE, Buffers, LARGE, LARGE_SIZE, Lease, SMALL};
 use chunk::Chunk;
 use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
@@ -73,33 +73,39 @@ impl Ring {
     pub fn new(buffers: u16) -> Result<Self, RingError> {
         let uring = support::build()?;
         let buffers = Buffers::new(buffers).map_err(RingError::Memory)?;
-        let (address, length) = buffers.ring();
-        // SAFETY: the entries are `length` times 16 bytes of mapped, page-aligned memory, and
-        // `drop` unmaps them only after the kernel has let go of every operation.
-        let registered =
-            unsafe { uring.submitter().register_buf_ring_with_flags(address, length, GROUP, 0) };
-        registered.map_err(|why| match why.raw_os_error() {
-            Some(libc::ENOMEM) => RingError::Memory(why),
-            Some(libc::EINVAL) => RingError::Missing {
-                feature: "rings of provided buffers (IORING_REGISTER_PBUF_RING)",
-                since: "5.19",
-            },
-            Some(_) | None => RingError::Other(why),
-        })?;
+        for (address, length, group) in buffers.rings() {
+            let submitter = uring.submitter();
+            // SAFETY: the entries are `length` times 16 bytes of mapped, page-aligned memory, and
+            // `drop` unmaps them only after the kernel has let go of every operation.
+            let registered =
+                unsafe { submitter.register_buf_ring_with_flags(address, length, group, 0) };
+            registered.map_err(|why| match why.raw_os_error() {
+                Some(libc::ENOMEM) => RingError::Memory(why),
+                Some(libc::EINVAL) => RingError::Missing {
+                    feature: "rings of provided buffers (IORING_REGISTER_PBUF_RING)",
+                    since: "5.19",
+                },
+                Some(_) | None => RingError::Other(why),
+            })?;
+        }
         Ok(Self { uring, buffers, arena: Arena::new(), hasty: Vec::new(), unsettled: false })
     }
 
     /// Receives on `fd` until it ends or is cancelled.
     pub fn receive(&mut self, fd: BorrowedFd<'_>, token: Token) {
-        self.push(&opcode::RecvMulti::new(Fd(fd.as_raw_fd()), GROUP).build(), token);
+        self.push(&opcode::RecvMulti::new(Fd(fd.as_raw_fd()), SMALL).build(), token);
     }
 
-    /// Receives on `fd` once, at most a buffer full.
-    pub fn receive_once(&mut self, fd: BorrowedFd<'_>, token: Token) {
-        let len = u32::try_from(BUFFER_SIZE).unwrap_or(0);
+    /// Receives on `fd` once, at most a buffer full: a large one, if there is one. Tells whether
+    /// that was reserved; then [`Buffers::end_large`] must be told of the end of the receive.
+    pub fn receive_once(&mut self, fd: BorrowedFd<'_>, token: Token) -> bool {
+        let large = self.buffers.reserve_large();
+        let (group, size) = if large { (LARGE, LARGE_SIZE) } else { (SMALL, BUFFER_SIZE) };
+        let len = u32::try_from(size).unwrap_or(0);
         let receive = opcode::Recv::new(Fd(fd.as_raw_fd()), std::ptr::null_mut(), len);
-        let entry = receive.buf_group(GROUP).build().flags(squeue::Flags::BUFFER_SELECT);
+        let entry = receive.buf_group(group).build().flags(squeue::Flags::BUFFER_SELECT);
         self.push(&entry, token);
+        large
     }
 
     /// Accepts on `fd` until it fails or is cancelled.
@@ -129,7 +135,7 @@ impl Ring {
         outbox.depart(limit, |chunk| {
             let start = match chunk {
                 Chunk::Lent { lease, start, .. } => {
-                    buffers.address(lease).wrapping_add(usize::from(*start))
+                    buffers.address(lease).wrapping_add(*start as usize)
                 }
                 Chunk::Own { data, start } => data[*start..].as_ptr(),
             };

@@ -4,20 +4,35 @@
 //! is lent out: a [`Lease`] is one reason why the buffer may not be filled again, and several
 //! ranges of one buffer may wait for several connections at once. When the last lease is given
 //! back the kernel gets the buffer again (invariant I3).
+//!
+//! There are two sets: many small ones, and a few large ones for connections that stream.
 
-use super::memory::Pages;
-use io_uring::types::BufRingEntry;
-use std::sync::atomic::{AtomicU16, Ordering};
+mod set;
 
-/// Bytes of one buffer.
+use set::Set;
+
+/// Bytes of one small buffer.
 pub const BUFFER_SIZE: usize = 8 * 1024;
+/// Bytes of one large buffer: what one segment carries where the kernel makes them as large as it
+/// can (64 KiB with headers). With a little more, each buffer sent would be two segments.
+pub const LARGE_SIZE: usize = 60 * 1024;
 
-/// From the start of one buffer to the start of the next: a little more than a buffer, so that
-/// their beginnings, which is all that is used of most, do not share a few sets of the caches.
+/// From the start of one small buffer to the start of the next: a little more than a buffer, so
+/// that their beginnings, which is all that is used of most, do not share a few sets of the caches.
 const STRIDE: usize = BUFFER_SIZE + 3 * 64;
 
-/// The group that all buffers of a ring are in.
-pub(super) const GROUP: u16 = 0;
+/// The group that the small buffers of a ring are in.
+pub(super) const SMALL: u16 = 0;
+/// The group of the large ones.
+pub(super) const LARGE: u16 = 1;
+
+/// For so many small buffers there is a large one.
+const SMALL_PER_LARGE: u16 = 16;
+/// At most so many large ones, 4 MiB.
+const LARGE_MAX: u16 = 64;
+
+/// In the number of a buffer: it is a large one.
+const IS_LARGE: u16 = 1 << 15;
 
 /// One reason why a buffer may not be filled again.
 ///
@@ -27,160 +42,128 @@ pub(super) const GROUP: u16 = 0;
 #[must_use = "a lease that is dropped keeps its buffer for good"]
 pub struct Lease(u16);
 
+impl Lease {
+    /// Bytes of its buffer.
+    pub const fn size(&self) -> usize {
+        if self.0 & IS_LARGE == 0 { BUFFER_SIZE } else { LARGE_SIZE }
+    }
+}
+
 /// All buffers of one ring.
 #[derive(Debug)]
 pub struct Buffers {
-    /// `count` times [`STRIDE`] bytes.
-    bytes: Pages,
-    /// The ring the kernel takes buffers from: entries of 16 bytes.
-    entries: Pages,
-    /// Entries, a power of two.
-    length: u16,
-    /// Buffers.
-    count: u16,
-    /// Where the next buffer is put back, as the kernel knows it after [`Buffers::publish`].
-    tail: u16,
-    /// Leases by buffer; 0: the kernel has it.
-    leases: Vec<u32>,
-    /// Buffers the kernel has.
-    free: u16,
-    /// Buffers were put back and not published.
-    unpublished: bool,
+    small: Set,
+    large: Set,
 }
 
 impl Buffers {
-    /// `count` buffers, all of them in the ring but not yet known to the kernel.
+    /// `count` small buffers and some large ones, all of them in their rings but not yet known to
+    /// the kernel.
     pub(crate) fn new(count: u16) -> std::io::Result<Self> {
-        let count = count.clamp(1, 1 << 15);
-        let length = count.next_power_of_two();
-        let bytes = Pages::new(usize::from(count) * STRIDE)?;
-        bytes.prepare();
-        let entries = Pages::new(usize::from(length) * size_of::<BufRingEntry>())?;
-        let leases = vec![0; usize::from(count)];
-        let mut buffers =
-            Self { bytes, entries, length, count, tail: 0, leases, free: 0, unpublished: false };
-        for id in 0..count {
-            buffers.put_back(id);
-        }
+        let count = count.clamp(1, IS_LARGE);
+        let large = (count / SMALL_PER_LARGE).clamp(1, LARGE_MAX);
+        let mut buffers = Self {
+            small: Set::new((count, BUFFER_SIZE, STRIDE), 0)?,
+            large: Set::new((large, LARGE_SIZE, LARGE_SIZE), IS_LARGE)?,
+        };
+        // Most traffic is theirs, and any connection may take one at any time.
+        buffers.small.prepare();
+        buffers.small.want(count);
         buffers.publish();
         Ok(buffers)
     }
 
-    /// Where the ring of entries is, and how many it has.
-    pub(super) fn ring(&self) -> (u64, u16) {
-        (self.entries.base().as_ptr() as u64, self.length)
+    /// Where the ring of entries of each group is, and how many it has.
+    pub(super) fn rings(&self) -> [(u64, u16, u16); 2] {
+        let [small, large] = [&self.small, &self.large].map(Set::ring);
+        [(small.0, small.1, SMALL), (large.0, large.1, LARGE)]
     }
 
     /// Leaves the memory where it is for good: the kernel may still write into it.
     pub(super) fn abandon(&mut self) {
-        self.bytes.abandon();
-        self.entries.abandon();
+        self.small.abandon();
+        self.large.abandon();
     }
 
     /// The first lease on a buffer that the kernel has just filled.
     pub(crate) fn filled(&mut self, id: u16) -> Lease {
-        let leases = &mut self.leases[usize::from(id)];
-        assert_eq!(*leases, 0, "the kernel filled a buffer that is still lent out (I3)");
-        *leases = 1;
-        self.free -= 1;
+        self.set_mut(id).fill(id);
         Lease(id)
     }
 
     /// A second lease on the same buffer.
     pub fn share(&mut self, lease: &Lease) -> Lease {
-        let leases = &mut self.leases[usize::from(lease.0)];
-        assert!(*leases > 0, "a lease without a lender (I3)");
-        *leases += 1;
+        self.set_mut(lease.0).share(lease.0);
         Lease(lease.0)
     }
 
     /// Gives a lease back; with the last one of its buffer the kernel may fill it again.
     #[expect(clippy::needless_pass_by_value, reason = "the lease ends here")]
     pub fn release(&mut self, lease: Lease) {
-        let leases = &mut self.leases[usize::from(lease.0)];
-        assert!(*leases > 0, "a lease given back twice (I3)");
-        *leases -= 1;
-        if *leases == 0 {
-            self.put_back(lease.0);
-        }
+        self.set_mut(lease.0).release(lease.0);
     }
 
     /// The bytes of a lent buffer.
     pub fn bytes(&self, lease: &Lease) -> &[u8] {
-        // SAFETY: the buffer lies within `bytes`, which was mapped zeroed, so it is initialised.
+        // SAFETY: the buffer lies within pages that were mapped zeroed, so it is initialised.
         // The kernel writes into it only between `put_back` and `filled`; the lease keeps
         // `put_back` from happening, and giving it back needs `&mut self`.
-        unsafe { std::slice::from_raw_parts(self.start(lease.0), BUFFER_SIZE) }
+        unsafe { std::slice::from_raw_parts(self.address(lease), lease.size()) }
     }
 
     /// Where a lent buffer starts, for the kernel to read from.
     pub(super) fn address(&self, lease: &Lease) -> *const u8 {
-        self.start(lease.0).cast_const()
+        let set = if lease.0 & IS_LARGE == 0 { &self.small } else { &self.large };
+        set.start(lease.0).cast_const()
     }
 
-    /// How many buffers there are.
+    /// How many small buffers there are.
     pub fn count(&self) -> u16 {
-        self.count
+        self.small.count()
     }
 
-    /// How many the kernel has.
+    /// How many of them the kernel has.
     pub fn free(&self) -> u16 {
-        self.free
+        self.small.free()
     }
 
-    /// Less than a quarter is free: from now on input that must wait is copied, so that a
-    /// quarter always goes round.
-    pub fn scarce(&self) -> bool {
-        self.free < self.count.div_ceil(4)
+    /// Reserves a large one for a receive that is about to begin; false if there is none.
+    pub fn reserve_large(&mut self) -> bool {
+        let wanted = self.large.wanted();
+        let room = self.large.free() > wanted;
+        self.large.want(wanted + u16::from(room));
+        room
+    }
+
+    /// A receive for which a large one was reserved has ended, with or without it.
+    pub fn end_large(&mut self) {
+        let wanted = self.large.wanted();
+        assert!(wanted > 0, "a large buffer was given back that nobody had reserved (I3)");
+        self.large.want(wanted - 1);
+    }
+
+    /// Less than a quarter is free of the buffers that this one is of: from now on input that must
+    /// wait is copied, so that a quarter always goes round.
+    pub fn scarce(&self, lease: &Lease) -> bool {
+        let set = if lease.0 & IS_LARGE == 0 { &self.small } else { &self.large };
+        set.free() < set.count().div_ceil(4)
     }
 
     /// Tells the kernel of the buffers that were put back. Before every enter.
-    pub(super) fn publish(&mut self) {
-        if !self.unpublished {
-            return;
-        }
-        self.unpublished = false;
-        let base = self.entries.base().cast::<BufRingEntry>();
-        // SAFETY: `base` is the first entry of the ring, page-aligned and mapped.
-        let tail = unsafe { BufRingEntry::tail(base.as_ptr()) };
-        // SAFETY: the tail lies within the mapped ring, is aligned to two bytes, is written by
-        // this thread alone, and read by the kernel as an atomic.
-        let tail = unsafe { AtomicU16::from_ptr(tail.cast_mut()) };
-        tail.store(self.tail, Ordering::Release);
+    pub(crate) fn publish(&mut self) {
+        self.small.adapt();
+        self.small.publish();
+        self.large.publish();
     }
 
-    /// Puts a buffer nobody reads into the ring.
-    fn put_back(&mut self, id: u16) {
-        let start = self.start(id);
-        if cfg!(debug_assertions) {
-            // SAFETY: nobody has a lease on the buffer and the kernel has not got it yet, so we
-            // are its only user; a reader that is wrong about that sees poison.
-            unsafe { start.write_bytes(0xDB, BUFFER_SIZE) };
-        }
-        let index = usize::from(self.tail & (self.length - 1));
-        // SAFETY: `index` is less than `length`, and so many entries are mapped.
-        let entry = unsafe { self.entries.base().cast::<BufRingEntry>().add(index).as_ptr() };
-        // SAFETY: the kernel reads entries below the published tail only; this one is above it.
-        // There are never more buffers than entries, so it holds none that is not yet taken.
-        let entry = unsafe { &mut *entry };
-        entry.set_addr(start as u64);
-        entry.set_len(u32::try_from(BUFFER_SIZE).unwrap_or(0));
-        entry.set_bid(id);
-        self.tail = self.tail.wrapping_add(1);
-        self.free += 1;
-        self.unpublished = true;
-    }
-
-    fn start(&self, id: u16) -> *mut u8 {
-        assert!(id < self.count, "a buffer that is none of ours");
-        // SAFETY: `id` is less than `count`, and so many buffers are mapped one after another.
-        unsafe { self.bytes.base().add(usize::from(id) * STRIDE).as_ptr() }
+    fn set_mut(&mut self, id: u16) -> &mut Set {
+        if id & IS_LARGE == 0 { &mut self.small } else { &mut self.large }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{BUFFER_SIZE, Buffers, Lease};
+    use super::{BUFFER_SIZE, Buffers, IS_LARGE, LARGE_SIZE, Lease};
 
     #[test]
     fn a_buffer_comes_back_with_its_last_lease() {
@@ -199,13 +182,33 @@ mod tests {
     fn buffers_are_scarce_when_less_than_a_quarter_is_free() {
         let mut buffers = Buffers::new(8).unwrap();
         let leases: Vec<_> = (0..6).map(|id| buffers.filled(id)).collect();
-        assert!(!buffers.scarce());
+        assert!(!buffers.scarce(&leases[0]));
         let last = buffers.filled(6);
-        assert!(buffers.scarce());
+        assert!(buffers.scarce(&last));
         buffers.release(last);
         for lease in leases {
             buffers.release(lease);
         }
+    }
+
+    #[test]
+    fn large_buffers_are_counted_by_themselves() {
+        let mut buffers = Buffers::new(64).unwrap();
+        let mut leases = Vec::new();
+        for id in 0..4 {
+            assert!(buffers.reserve_large());
+            buffers.publish();
+            leases.push(buffers.filled(IS_LARGE | id));
+            buffers.end_large();
+        }
+        assert!(!buffers.reserve_large() && buffers.scarce(&leases[0]));
+        assert_eq!((buffers.free(), leases[0].size()), (64, LARGE_SIZE));
+        let places: Vec<_> = leases.iter().map(|lease| buffers.bytes(lease).as_ptr()).collect();
+        assert!(places.windows(2).all(|two| two[0].wrapping_add(LARGE_SIZE) == two[1]));
+        for lease in leases {
+            buffers.release(lease);
+        }
+        assert!(buffers.reserve_large());
     }
 
     #[test]

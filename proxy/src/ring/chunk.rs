@@ -1,6 +1,6 @@
 //! Bytes on their way: a range of a lent buffer, or a copy in memory of our own.
 
-use super::buffers::{BUFFER_SIZE, Buffers, Lease};
+use super::buffers::{Buffers, Lease};
 
 /// Bytes of one piece of own memory. Small, because a slow reader may hold one for a few bytes.
 pub const PIECE_SIZE: usize = 4 * 1024;
@@ -21,9 +21,9 @@ pub enum Chunk {
         /// The lease on it.
         lease: Lease,
         /// First byte.
-        start: u16,
+        start: u32,
         /// How many.
-        len: u16,
+        len: u32,
     },
     /// A copy, from `start` to its end.
     Own {
@@ -40,8 +40,8 @@ impl Chunk {
     pub fn bytes<'a>(&'a self, buffers: &'a Buffers) -> &'a [u8] {
         match self {
             Self::Lent { lease, start, len } => {
-                let start = usize::from(*start);
-                &buffers.bytes(lease)[start..start + usize::from(*len)]
+                let start = *start as usize;
+                &buffers.bytes(lease)[start..start + *len as usize]
             }
             Self::Own { data, start } => &data[*start..],
         }
@@ -51,14 +51,9 @@ impl Chunk {
     #[inline]
     pub fn len(&self) -> usize {
         match self {
-            Self::Lent { len, .. } => usize::from(*len),
+            Self::Lent { len, .. } => *len as usize,
             Self::Own { data, start } => data.len() - start,
         }
-    }
-
-    /// A whole buffer, filled to its end.
-    pub fn is_whole(&self) -> bool {
-        self.len() == BUFFER_SIZE
     }
 
     /// No bytes.
@@ -72,7 +67,7 @@ impl Chunk {
         assert!(count <= self.len(), "nobody uses more than there is");
         match self {
             Self::Lent { start, len, .. } => {
-                let count = u16::try_from(count).unwrap_or(*len);
+                let count = u32::try_from(count).unwrap_or(*len);
                 *start += count;
                 *len -= count;
             }

@@ -4,7 +4,7 @@
 //! given back until its completion, so the kernel never reads freed memory; an outbox that is
 //! dropped before that leaks them instead.
 
-use super::buffers::{BUFFER_SIZE, Buffers, Lease};
+use super::buffers::{Buffers, Lease};
 use super::chunk::{Chunk, PIECE_SIZE, Spare};
 use std::collections::VecDeque;
 
@@ -19,6 +19,8 @@ pub struct Outbox {
     len: usize,
     /// Lent chunks among them.
     leases: u16,
+    /// Bytes of the buffers these keep.
+    lent: usize,
     /// Chunks in flight, from the front.
     flight: usize,
     /// Bytes in flight.
@@ -56,7 +58,7 @@ impl Outbox {
     #[inline]
     pub fn weight(&self) -> usize {
         let leases = usize::from(self.leases);
-        leases * BUFFER_SIZE + (self.chunks.len() - leases) * PIECE_SIZE
+        self.lent + (self.chunks.len() - leases) * PIECE_SIZE
     }
 
     /// The next send covers everything, and the socket has taken everything before: it will most
@@ -93,9 +95,10 @@ impl Outbox {
     }
 
     /// Queues a range of a lent buffer.
-    pub fn lend(&mut self, lease: Lease, start: u16, len: u16) {
-        self.len += usize::from(len);
+    pub fn lend(&mut self, lease: Lease, start: u32, len: u32) {
+        self.len += len as usize;
         self.leases += 1;
+        self.lent += lease.size();
         self.chunks.push_back(Chunk::Lent { lease, start, len });
     }
 
@@ -132,15 +135,22 @@ impl Outbox {
         while self.chunks.len() > self.flight {
             let Some(chunk) = self.chunks.pop_back() else { return };
             self.len -= chunk.len();
-            self.leases -= u16::from(matches!(chunk, Chunk::Lent { .. }));
+            self.give_up(&chunk);
             chunk.release(buffers, spare);
         }
     }
 
     fn pop(&mut self, buffers: &mut Buffers, spare: &mut Spare) {
         if let Some(chunk) = self.chunks.pop_front() {
-            self.leases -= u16::from(matches!(chunk, Chunk::Lent { .. }));
+            self.give_up(&chunk);
             chunk.release(buffers, spare);
+        }
+    }
+
+    fn give_up(&mut self, chunk: &Chunk) {
+        if let Chunk::Lent { lease, .. } = chunk {
+            self.leases -= 1;
+            self.lent -= lease.size();
         }
     }
 }

@@ -19,6 +19,8 @@ use std::os::fd::OwnedFd;
 const HELD_LEASES_MAX: usize = 16;
 /// Input that waits for longer than it takes to come stops coming at this many bytes.
 const HELD_MAX: usize = 64 * 1024;
+/// Receives that bring little until a stream is taken for one no longer.
+pub(super) const STREAM_ROUNDS: u8 = 4;
 /// Stock of memory for busy connections.
 const STOCK_MAX: usize = 1024;
 
@@ -72,9 +74,14 @@ pub(super) struct Conn {
     pub(super) receiving: bool,
     /// It is being cancelled.
     pub(super) stopping: bool,
-    /// It sends faster than somebody reads: received from one buffer at a time, because a
-    /// multishot receive brings a quarter of a MiB before it can be stopped.
-    pub(super) careful: bool,
+    /// It streams: received from one large buffer at a time, because a multishot receive brings a
+    /// quarter of a MiB in small ones before it can be stopped. So many receives in a row must
+    /// bring little until it does not; 0: it does not.
+    pub(super) streams: u8,
+    /// The receive is of one buffer.
+    pub(super) once: bool,
+    /// A large one was reserved for it.
+    pub(super) large: bool,
     /// The receive found no buffer; it is armed again when there is one.
     pub(super) starved: bool,
     /// The lane wants to see nothing before `Resume`.
@@ -164,8 +171,10 @@ impl Inbox {
     /// Puts what has come behind the rest.
     pub(super) fn push(&mut self, chunk: Chunk, buffers: &mut Buffers, spare: &mut Spare) {
         self.len += chunk.len();
-        let lent = matches!(chunk, Chunk::Lent { .. });
-        if lent && self.leases < HELD_LEASES_MAX && !buffers.scarce() {
+        if let Chunk::Lent { lease, .. } = &chunk
+            && self.leases < HELD_LEASES_MAX
+            && !buffers.scarce(lease)
+        {
             self.leases += 1;
             self.chunks.push_back(chunk);
             return;
@@ -189,7 +198,8 @@ impl Inbox {
     ) {
         self.len += chunk.len();
         // A rest is joined, so it is copied sooner or later; and nobody knows when more comes.
-        let copy = !waiting || buffers.scarce();
+        let scarce = matches!(&chunk, Chunk::Lent { lease, .. } if buffers.scarce(lease));
+        let copy = !waiting || scarce;
         let chunk = if copy { chunk.into_own(buffers, spare) } else { chunk };
         self.leases += usize::from(matches!(chunk, Chunk::Lent { .. }));
         self.chunks.push_front(chunk);
@@ -234,7 +244,9 @@ impl Conn {
             ops: 0,
             receiving: false,
             stopping: false,
-            careful: false,
+            streams: 0,
+            once: false,
+            large: false,
             starved: false,
             waiting: false,
             full: false,
@@ -411,6 +423,7 @@ mod tests {
         let (mut buffers, mut spare) = (Buffers::new(64).unwrap(), Spare::default());
         let mut inbox = Inbox::default();
         for _ in 0..1000 {
+            buffers.publish();
             let chunk = Chunk::Lent { lease: buffers.filled(63), start: 0, len: 1 };
             let held = inbox.leases;
             inbox.push(chunk.into_own(&mut buffers, &mut spare), &mut buffers, &mut spare);

@@ -1,10 +1,11 @@
 //! From the network to the lane: what has come is shown in order, until the lane waits.
 
 use crate::ring::Completion;
+use crate::ring::buffers::BUFFER_SIZE;
 use crate::ring::chunk::Chunk;
 use crate::ring::socket::words;
 use crate::ring::token::{Kind, Token};
-use crate::worker::conn::{End, Phase, Table};
+use crate::worker::conn::{End, Phase, STREAM_ROUNDS, Table};
 use crate::worker::{Worker, World};
 use pgring_logic::action::Want;
 use pgring_logic::id::ConnId;
@@ -20,10 +21,7 @@ impl<W: World> Worker<'_, W> {
                 self.ring.buffers.release(lease);
                 None
             }
-            (Some(lease), Ok(len)) => {
-                let len = u16::try_from(len).unwrap_or(u16::MAX);
-                Some(Chunk::Lent { lease, start: 0, len })
-            }
+            (Some(lease), Ok(len)) => Some(Chunk::Lent { lease, start: 0, len }),
             (None, _) => None,
         };
         let Some(conn) = self.table.get(id) else {
@@ -33,6 +31,9 @@ impl<W: World> Worker<'_, W> {
             conn.ops -= 1;
             conn.receiving = false;
             conn.stopping = false;
+            if std::mem::take(&mut conn.large) {
+                self.ring.buffers.end_large();
+            }
             match completion.result {
                 Err(libc::ENOBUFS) if !conn.starved => {
                     conn.starved = true;
@@ -42,8 +43,12 @@ impl<W: World> Worker<'_, W> {
                 Ok(0) | Err(_) if conn.broken != 0 => conn.end = End::Failed(conn.broken),
                 Ok(0) => conn.end = End::Finished,
                 Err(errno) => conn.end = End::Failed(errno),
-                // No more of it waited: it does not outrun its reader any more.
-                Ok(_) => conn.careful &= chunk.as_ref().is_some_and(Chunk::is_whole),
+                Ok(len) if conn.once && len as usize >= 2 * BUFFER_SIZE => {
+                    conn.streams = STREAM_ROUNDS;
+                }
+                // So little waited that the small ones do.
+                Ok(_) if conn.once => conn.streams = conn.streams.saturating_sub(1),
+                Ok(_) => {}
             }
         }
         match conn.phase {
@@ -153,15 +158,16 @@ impl<W: World> Worker<'_, W> {
         if wanted && !conn.receiving && !conn.starved {
             if let Some(fd) = &conn.fd {
                 let token = Token::of(Kind::Receive, id);
-                if conn.careful {
-                    self.ring.receive_once(fd.as_fd(), token);
+                conn.once = conn.streams > 0;
+                if conn.once {
+                    conn.large = self.ring.receive_once(fd.as_fd(), token);
                 } else {
                     self.ring.receive(fd.as_fd(), token);
                 }
                 conn.receiving = true;
                 conn.ops += 1;
             }
-        } else if !wanted && conn.receiving && !conn.stopping {
+        } else if conn.receiving && !conn.stopping && (!wanted || conn.streams > 0 && !conn.once) {
             conn.stopping = true;
             conn.ops += 1;
             self.ring.cancel(Token::of(Kind::Receive, id), Token::of(Kind::Cancel, id));

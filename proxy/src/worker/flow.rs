@@ -9,7 +9,7 @@
 
 use crate::ring::socket::{Patience, reading, set_patience, shut_down};
 use crate::ring::token::{Kind, Token};
-use crate::worker::conn::{End, Phase};
+use crate::worker::conn::{End, Phase, STREAM_ROUNDS};
 use crate::worker::{SWEEP, Worker, World};
 use pgring_logic::id::{ConnId, Side};
 use pgring_logic::mail::Event;
@@ -20,6 +20,8 @@ use std::os::fd::AsFd;
 /// An outbox that keeps more memory than this pauses who fills it. What a receive had brought
 /// before it was stopped comes on top; all in all at most 256 KiB wait for one reader.
 const HIGH: usize = 128 * 1024;
+/// One with more bytes than this is filled by a stream.
+const STREAM: usize = 32 * 1024;
 /// One with less lets it go on.
 const LOW: usize = 48 * 1024;
 /// A peer that has taken nothing for this long is looked at more closely.
@@ -34,15 +36,19 @@ impl<W: World> Worker<'_, W> {
     pub(super) fn queued(&mut self, to: ConnId, from: Option<ConnId>) {
         self.mark_dirty(to);
         let Some(busy) = self.table.busy(to) else { return };
-        if busy.outbox.weight() <= HIGH {
-            return;
-        }
-        let Some(from) = from else { return };
+        let (heavy, waits) = (busy.outbox.weight() > HIGH, busy.outbox.in_flight());
+        let long = busy.outbox.len() > STREAM;
+        let Some(from) = from.filter(|_| heavy || long) else { return };
         if let Some(source) = self.table.get(from)
             && source.paused_by.is_none()
         {
+            source.streams = STREAM_ROUNDS;
+            // While a send waits for its reader, more gathers in the kernel than is gained by
+            // fetching it piece by piece.
+            if !heavy && !waits {
+                return;
+            }
             source.paused_by = Some(to);
-            source.careful = true;
             if let Some(busy) = self.table.busy(to) {
                 busy.holds.push(from);
             }
@@ -178,7 +184,6 @@ impl<W: World> Worker<'_, W> {
         let Some(conn) = self.table.get(id) else { return };
         let Some(other) = conn.paused_by.filter(|&other| other != id) else { return };
         conn.paused_by = None;
-        conn.careful = false;
         if let Some(conn) = self.table.get(other)
             && let Some(busy) = &mut conn.busy
         {

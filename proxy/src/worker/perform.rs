@@ -69,10 +69,13 @@ impl<W: World> Worker<'_, W> {
         }
         let Some(busy) = self.table.busy(to) else { return };
         let buffers = &mut self.ring.buffers;
-        let lend = len > COPY_MAX && busy.outbox.leases() < LEASES_MAX && !buffers.scarce();
         match chunk {
-            Chunk::Lent { lease, start: base, .. } if lend => {
-                let part = |number| u16::try_from(number).unwrap_or(u16::MAX);
+            Chunk::Lent { lease, start: base, .. }
+                if len > COPY_MAX
+                    && busy.outbox.leases() < LEASES_MAX
+                    && !buffers.scarce(lease) =>
+            {
+                let part = |number| u32::try_from(number).unwrap_or(u32::MAX);
                 busy.outbox.lend(buffers.share(lease), base + part(start), part(len));
             }
             Chunk::Lent { .. } | Chunk::Own { .. } => {
