@@ -3,6 +3,7 @@
 #![expect(clippy::disallowed_methods, reason = "the other end has a pace and threads of its own")]
 
 mod relay;
+mod steady;
 
 use crate::mailbox::seats::Seats;
 use crate::mailbox::{Letter, Mailbox, MailboxSender};
