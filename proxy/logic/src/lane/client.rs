@@ -80,7 +80,7 @@ pub(super) struct Login {
 pub(super) struct Unnamed {
     /// As in Parse, behind the name; empty: there is none.
     pub(super) body: Vec<u8>,
-    /// The client's count of its Parse messages, but for those that say the same again.
+    /// The client's count of its Parse messages.
     pub(super) sequence: u64,
     pub(super) hints: Hints,
     /// The client's count of Syncs and Queries at its last Parse.

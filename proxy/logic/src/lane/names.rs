@@ -16,6 +16,8 @@ use crate::prepared::StatementId;
 
 /// Unnamed statements that are kept to be filled again.
 const SPARE_MAX: usize = 64;
+/// Those with more memory are not.
+const SPARE_SIZE_MAX: usize = 4 * 1024;
 
 impl Lane {
     /// Sends word of a change of names: the ledger entry first, and the change only if the
@@ -129,7 +131,10 @@ impl Lane {
         if let Some(before) = change.before {
             self.texts.release(before);
         }
-        if let Some(unnamed) = change.unnamed.filter(|_| self.spare.len() < SPARE_MAX) {
+        let kept = |unnamed: &Unnamed| unnamed.body.capacity() <= SPARE_SIZE_MAX;
+        if let Some(unnamed) = change.unnamed.filter(|unnamed| kept(unnamed))
+            && self.spare.len() < SPARE_MAX
+        {
             self.spare.push(unnamed);
         }
     }

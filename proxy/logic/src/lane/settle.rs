@@ -191,6 +191,14 @@ impl Lane {
         }
         client.pins = pins;
         let restored = !Arc::ptr_eq(&client.state, &far.state);
+        // The client has gone on. What pgring said now would come into the middle of a message, or
+        // of a segment, where it would end the client's portals or be skipped; so the server is
+        // asked again when it is at rest.
+        let partial = client.left > 0 && client.fate == Fate::Pass;
+        if restored && (partial || !far.ledger.is_settled()) {
+            client.hints |= Hints::STATE;
+            return;
+        }
         match far.client.filter(|_| restored) {
             Some(id) => self.replay(id, server, purpose::RESTORE, actions),
             None => self.restored(server),
@@ -336,6 +344,9 @@ impl Lane {
 #[cfg(test)]
 mod tests {
     use crate::lane::trial::{ANSWERED, Trial, query};
+    use crate::state::Parameters;
+    use pgring_wire::client::write;
+    use std::sync::Arc;
 
     /// A client has sent this text; its server is found unfit before it is answered.
     fn unfit_after(text: &str) -> Trial {
@@ -365,6 +376,41 @@ mod tests {
         assert!(trial.said_to(server).starts_with(b"C"), "the name is closed behind it");
         trial.server_says(b"3\0\0\0\x04Z\0\0\0\x05I");
         assert_eq!(trial.lane.idle_servers(), 1);
+    }
+
+    /// `SET x TO DEFAULT` of a parameter that the startup packet has set: what it brings back is
+    /// found out when the client may be in the middle of its next message.
+    #[test]
+    fn a_session_is_restored_between_the_clients_segments_and_not_within() {
+        let mut trial = Trial::start("");
+        let client = trial.client;
+        trial.client_says(&query("SELECT 0"));
+        trial.server_says(&ANSWERED.repeat(2));
+        trial.with_lane(|lane, _, _| {
+            let work_mem = Parameters::from([("work_mem".to_owned(), "8MB".to_owned())]);
+            lane.clients.get_mut(client).expect("it").startup = Arc::new(work_mem);
+        });
+        trial.client_says(&query("SET work_mem TO DEFAULT"));
+        trial.server_says(ANSWERED);
+        assert!(trial.said_to(trial.server).starts_with(b"Q"), "the session is looked at");
+        let mut said = Vec::new();
+        write::parse(&mut said, b"", b"SELECT $1\0\0\0").expect("it is short");
+        let before = said.len();
+        said.extend_from_slice(b"B\0\0\x10\0\0\0half of a value");
+        assert_eq!(trial.client_says(&said), said.len());
+        assert!(said.len() > before);
+        trial.server_says(ANSWERED);
+        let told = trial.said_to(trial.server);
+        assert!(told.is_empty(), "{} would be a part of the value", told.escape_ascii());
+        let rest = 0x1000 + 1 - (said.len() - before);
+        let mut end = vec![b'x'; rest];
+        write::sync(&mut end);
+        trial.client_says(&end);
+        trial.server_says(b"1\0\0\0\x042\0\0\0\x04Z\0\0\0\x05I");
+        assert!(trial.said_to(trial.server).starts_with(b"Q"), "it is looked at again");
+        trial.server_says(ANSWERED);
+        let told = trial.said_to(trial.server);
+        assert!(told.windows(8).any(|word| word == b"work_mem"), "{}", told.escape_ascii());
     }
 
     #[test]

@@ -371,6 +371,10 @@ impl Lane {
             if !names.is_empty() && self.must_wait_for_all(id) {
                 return Step::Wait;
             }
+            // It drops the unnamed statement, whatever is yet to become of that.
+            if self.must_wait(id, b"", None) {
+                return Step::Wait;
+            }
             self.count_query(now, id);
             let before = self.forget_unnamed(id);
             if let Some(step) = self.simple_deallocate(id, message, text, actions) {

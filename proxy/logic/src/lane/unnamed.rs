@@ -35,9 +35,10 @@ impl Lane {
         if !same && !alone {
             before = Some(core::mem::replace(last, self.spare.pop().unwrap_or_default()));
         }
+        // Even of the same text: what another server has of it was parsed at another time.
+        client.unnamed_last += 1;
+        last.sequence = client.unnamed_last;
         if !same {
-            client.unnamed_last += 1;
-            last.sequence = client.unnamed_last;
             last.body.clear();
             last.body.extend_from_slice(parse.body_after_name);
         }
@@ -98,17 +99,19 @@ impl Lane {
         None
     }
 
-    /// The unnamed statement of the server is this client's, with a text that is not kept.
+    /// The unnamed statement of the server is about to be this client's, with a text that is not
+    /// kept. The ledger is told of its Parse.
     pub(super) fn own_unnamed(&mut self, id: ConnId) {
         let Some(client) = self.clients.get_mut(id) else { return };
-        let unnamed = client.unnamed.get_or_insert_default();
-        unnamed.body.clear();
         client.unnamed_last += 1;
-        (unnamed.sequence, unnamed.segment) = (client.unnamed_last, client.segment);
-        let (sequence, server) = (unnamed.sequence, client.server);
-        if let Some(far) = server.and_then(|server| self.server_mut(server)) {
+        let (sequence, segment) = (client.unnamed_last, client.segment);
+        let none = Box::new(Unnamed { sequence, segment, ..Unnamed::default() });
+        let before = client.unnamed.replace(none);
+        if let Some(far) = client.server.and_then(|server| self.server_mut(server)) {
             far.unnamed = Some((id, sequence));
+            far.unnamed_segment = segment;
         }
+        self.change_unnamed(id, Expect::Parse, before);
     }
 
     /// A simple Query drops the unnamed statement, here as there. What it was is returned where
@@ -136,7 +139,7 @@ impl Lane {
 
 #[cfg(test)]
 mod tests {
-    use crate::lane::trial::{Trial, query};
+    use crate::lane::trial::{ANSWERED, Trial, query};
     use pgring_wire::backend::write as say;
     use pgring_wire::client::write;
 
@@ -214,6 +217,43 @@ mod tests {
         trial.client_says(&bind());
         let told = trial.said_to(trial.server);
         assert_eq!(told, parse("SELECT 2"), "{}", told.escape_ascii());
+    }
+
+    /// A table may have changed between the two.
+    #[test]
+    fn the_same_text_parsed_elsewhere_is_not_what_was_parsed_here() {
+        let mut trial = prepared();
+        let server = trial.server;
+        let mut older = None;
+        trial.with_lane(|lane, _, _| older = lane.server_mut(server).expect("it").unnamed);
+        trial.client_says(&[parse("SELECT 1"), sync()].concat());
+        trial.server_says(&parsed());
+        trial.with_lane(|lane, _, _| lane.server_mut(server).expect("it").unnamed = older);
+        assert!(!binds(&mut trial));
+    }
+
+    /// What drops or replaces the unnamed statement, behind a Parse that will be skipped.
+    #[test]
+    fn what_was_taken_back_does_not_come_to_life_behind_what_dropped_it() {
+        let long = parse(&format!("SELECT {}", "x".repeat(300_000)));
+        for drops in [query("SELECT 5"), [long, sync()].concat()] {
+            let mut trial = prepared();
+            let mut nope = Vec::new();
+            write::bind(&mut nope, b"", b"nope");
+            let first = [nope, parse("SELECT 2"), sync()].concat();
+            let said = [&first[..], &drops].concat();
+            let taken = trial.client_says(&said);
+            trial.server_says(&failed());
+            if taken < said.len() {
+                assert!(trial.is_resumed());
+                assert_eq!(trial.client_says(&said[taken..]), said.len() - taken);
+            }
+            trial.server_says(if drops[0] == b'Q' { ANSWERED } else { b"1\0\0\0\x04Z\0\0\0\x05I" });
+            trial.client_says(&bind());
+            let told = trial.said_to(trial.server);
+            let old = told.windows(8).any(|text| text == b"SELECT 1");
+            assert!(!old, "{}", told.escape_ascii());
+        }
     }
 
     #[test]

@@ -35,7 +35,8 @@ impl Lane {
         if name.starts_with(PREFIX) {
             return self.malformed(now, id, message.head.tag, actions);
         }
-        if !name.is_empty() && self.must_wait(id, name, None) {
+        // It may fail, and what it means to the name then depends on what is still under way.
+        if self.must_wait(id, name, None) {
             return Step::Wait;
         }
         self.count_parse(id);
@@ -48,8 +49,10 @@ impl Lane {
         if let Some(client) = self.clients.get_mut(id) {
             client.pins.insert(Pins::UNKNOWN);
         }
-        if name.is_empty() {
+        let server = self.clients.get(id).and_then(|client| client.server);
+        if name.is_empty() && !server.is_some_and(|server| self.ignored(server)) {
             self.own_unnamed(id);
+            return self.pass(id, message, actions);
         }
         self.expected(id, message, Expect::Parse, actions)
     }
