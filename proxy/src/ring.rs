@@ -96,10 +96,11 @@ impl Ring {
         self.push(&opcode::RecvMulti::new(Fd(fd.as_raw_fd()), SMALL).build(), token);
     }
 
-    /// Receives on `fd` once, at most a buffer full: a large one, if there is one. Tells whether
-    /// that was reserved; then [`Buffers::end_large`] must be told of the end of the receive.
+    /// Receives on `fd` once, at most a buffer full: a large one, if there is one now. Tells
+    /// whether it is; then [`Buffers::end_large`] must be told of the end of the receive, which
+    /// may come without one (`ENOBUFS`).
     pub fn receive_once(&mut self, fd: BorrowedFd<'_>, token: Token) -> bool {
-        let large = self.buffers.reserve_large();
+        let large = self.buffers.begin_large();
         let (group, size) = if large { (LARGE, LARGE_SIZE) } else { (SMALL, BUFFER_SIZE) };
         let len = u32::try_from(size).unwrap_or(0);
         let receive = opcode::Recv::new(Fd(fd.as_raw_fd()), std::ptr::null_mut(), len);
@@ -236,6 +237,7 @@ impl Ring {
     /// Hasty sends of which the kernel has said nothing have taken everything: they are tried
     /// when they are submitted, and what goes wrong is said before the system call returns.
     fn settle(&mut self, first: usize, completions: &mut Vec<Completion>) {
+        self.unsettled = false;
         if self.hasty.is_empty() {
             return;
         }

@@ -20,7 +20,8 @@ pub(super) struct Arena {
 impl Arena {
     pub(super) fn new() -> Self {
         Self {
-            iovecs: Vec::with_capacity(IOVECS),
+            // One more: of a send that finds no room, the first chunk goes.
+            iovecs: Vec::with_capacity(IOVECS + 1),
             headers: Vec::with_capacity(HEADERS),
             addresses: Vec::new(),
         }

@@ -54,6 +54,8 @@ impl Lease {
 pub struct Buffers {
     small: Set,
     large: Set,
+    /// Receives that may fill a large one.
+    streams: u32,
 }
 
 impl Buffers {
@@ -65,6 +67,7 @@ impl Buffers {
         let mut buffers = Self {
             small: Set::new((count, BUFFER_SIZE, STRIDE), 0)?,
             large: Set::new((large, LARGE_SIZE, LARGE_SIZE), IS_LARGE)?,
+            streams: 0,
         };
         // Most traffic is theirs, and any connection may take one at any time.
         buffers.small.prepare();
@@ -127,19 +130,29 @@ impl Buffers {
         self.small.free()
     }
 
-    /// Reserves a large one for a receive that is about to begin; false if there is none.
-    pub fn reserve_large(&mut self) -> bool {
-        let wanted = self.large.wanted();
-        let room = self.large.free() > wanted;
-        self.large.want(wanted + u16::from(room));
-        room
+    /// A receive is about to begin that may fill a large one; false if there is none. Many may
+    /// wait beside few large ones: one is taken when bytes come.
+    pub fn begin_large(&mut self) -> bool {
+        let any = self.large.free() > 0;
+        self.streams += u32::from(any);
+        self.want_large();
+        any
     }
 
-    /// A receive for which a large one was reserved has ended, with or without it.
+    /// Such a receive has ended.
     pub fn end_large(&mut self) {
-        let wanted = self.large.wanted();
-        assert!(wanted > 0, "a large buffer was given back that nobody had reserved (I3)");
-        self.large.want(wanted - 1);
+        assert!(self.streams > 0, "a receive has ended that had not begun (I3)");
+        self.streams -= 1;
+        self.want_large();
+    }
+
+    fn want_large(&mut self) {
+        self.large.want(u16::try_from(self.streams).unwrap_or(u16::MAX).min(self.large.count()));
+    }
+
+    /// The kernel has found no small one: more of them should be in its hands.
+    pub fn ran_short(&mut self) {
+        self.small.want(self.small.count());
     }
 
     /// Less than a quarter is free of the buffers that this one is of: from now on input that must
@@ -196,19 +209,36 @@ mod tests {
         let mut buffers = Buffers::new(64).unwrap();
         let mut leases = Vec::new();
         for id in 0..4 {
-            assert!(buffers.reserve_large());
+            assert!(buffers.begin_large());
             buffers.publish();
             leases.push(buffers.filled(IS_LARGE | id));
             buffers.end_large();
         }
-        assert!(!buffers.reserve_large() && buffers.scarce(&leases[0]));
+        assert!(!buffers.begin_large() && buffers.scarce(&leases[0]));
         assert_eq!((buffers.free(), leases[0].size()), (64, LARGE_SIZE));
         let places: Vec<_> = leases.iter().map(|lease| buffers.bytes(lease).as_ptr()).collect();
         assert!(places.windows(2).all(|two| two[0].wrapping_add(LARGE_SIZE) == two[1]));
         for lease in leases {
             buffers.release(lease);
         }
-        assert!(buffers.reserve_large());
+        assert!(buffers.begin_large());
+    }
+
+    #[test]
+    fn many_may_wait_for_few_large_ones_and_a_shortage_lists_all_small_ones() {
+        let mut buffers = Buffers::new(64).unwrap();
+        assert!((0..1000).all(|_| buffers.begin_large()));
+        buffers.publish();
+        (0..1000).for_each(|_| buffers.end_large());
+        for _ in 0..100_000 {
+            buffers.publish();
+        }
+        buffers.ran_short();
+        buffers.publish();
+        let all: Vec<_> = (0..64).map(|id| buffers.filled(id)).collect();
+        for lease in all {
+            buffers.release(lease);
+        }
     }
 
     #[test]

@@ -130,7 +130,10 @@ impl<W: World> Worker<'_, W> {
                 }
                 self.try_close(id);
             }
-            Phase::Surrendering => self.try_surrender(id),
+            Phase::Surrendering => {
+                self.arm(id);
+                self.try_surrender(id);
+            }
             Phase::Free | Phase::Connecting | Phase::Open | Phase::Flushing | Phase::Lingering => {}
         }
     }

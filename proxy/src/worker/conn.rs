@@ -80,7 +80,7 @@ pub(super) struct Conn {
     pub(super) streams: u8,
     /// The receive is of one buffer.
     pub(super) once: bool,
-    /// A large one was reserved for it.
+    /// It may be a large one.
     pub(super) large: bool,
     /// The receive found no buffer; it is armed again when there is one.
     pub(super) starved: bool,

@@ -31,11 +31,15 @@ impl<W: World> Worker<'_, W> {
             conn.ops -= 1;
             conn.receiving = false;
             conn.stopping = false;
-            if std::mem::take(&mut conn.large) {
+            let large = std::mem::take(&mut conn.large);
+            if large {
                 self.ring.buffers.end_large();
             }
             match completion.result {
+                // The small ones will do.
+                Err(libc::ENOBUFS) if large => conn.streams = 0,
                 Err(libc::ENOBUFS) if !conn.starved => {
+                    self.ring.buffers.ran_short();
                     conn.starved = true;
                     self.starved.push_back(id);
                 }

@@ -42,10 +42,11 @@ impl<W: World> Worker<'_, W> {
         if let Some(source) = self.table.get(from)
             && source.paused_by.is_none()
         {
-            source.streams = STREAM_ROUNDS;
-            // While a send waits for its reader, more gathers in the kernel than is gained by
-            // fetching it piece by piece.
-            if !heavy && !waits {
+            let streamed = std::mem::replace(&mut source.streams, STREAM_ROUNDS) > 0;
+            // While a send waits for its reader, more of a stream gathers in the kernel than is
+            // gained by fetching it piece by piece.
+            let pauses = heavy || waits && streamed;
+            if !pauses {
                 return;
             }
             source.paused_by = Some(to);
@@ -182,6 +183,7 @@ impl<W: World> Worker<'_, W> {
     /// Lifts the pause that another connection holds on this one.
     pub(super) fn unpair(&mut self, id: ConnId) {
         let Some(conn) = self.table.get(id) else { return };
+        conn.streams = 0;
         let Some(other) = conn.paused_by.filter(|&other| other != id) else { return };
         conn.paused_by = None;
         if let Some(conn) = self.table.get(other)

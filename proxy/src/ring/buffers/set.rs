@@ -99,11 +99,6 @@ impl Set {
         self.listed + u16::try_from(self.spare.len()).unwrap_or(u16::MAX)
     }
 
-    /// How many should be in the ring.
-    pub(super) const fn wanted(&self) -> u16 {
-        self.wanted
-    }
-
     /// From the next time they are published, so many should be in the ring.
     pub(super) const fn want(&mut self, count: u16) {
         self.wanted = count;
