@@ -26,7 +26,7 @@ pub(super) fn start(
     let end = match subject.target {
         // Fast shutdown: an immediate one leaves its semaphores behind.
         Target::Pgpool => Signal::SIGINT,
-        Target::Direct | Target::Pgring => Signal::SIGQUIT,
+        Target::Direct | Target::Pgring | Target::Other => Signal::SIGQUIT,
         Target::Pgbouncer | Target::Haproxy | Target::Odyssey => Signal::SIGTERM,
     };
     let launch = Launch { name: subject.target.name(), command, mark: &config, port, end };
@@ -36,7 +36,7 @@ pub(super) fn start(
 fn config_name(target: Target) -> Option<&'static str> {
     match target {
         Target::Direct => None,
-        Target::Pgring => Some("pgring.toml"),
+        Target::Pgring | Target::Other => Some("pgring.toml"),
         Target::Pgbouncer => Some("pgbouncer.ini"),
         Target::Haproxy => Some("haproxy.cfg"),
         Target::Pgpool => Some("pgpool.conf"),
@@ -45,15 +45,17 @@ fn config_name(target: Target) -> Option<&'static str> {
 }
 
 fn command(scene: &Scene, case: &Case, target: Target, config: &Path) -> Outcome<Command> {
+    let missing = || format!("{} is not installed", target.name());
     let program = match target {
         Target::Pgring => pooler::reachable(&scene.place, &scene.pgring)?,
+        Target::Other => pooler::reachable(&scene.place, &target.program().ok_or_else(missing)?)?,
         Target::Direct | Target::Pgbouncer | Target::Haproxy | Target::Pgpool | Target::Odyssey => {
-            target.program().ok_or_else(|| format!("{} is not installed", target.name()))?
+            target.program().ok_or_else(missing)?
         }
     };
     let mut command = scene.pooler_command(case, &program);
     match target {
-        Target::Pgring => command.arg("--config").arg(config),
+        Target::Pgring | Target::Other => command.arg("--config").arg(config),
         Target::Haproxy => command.arg("-db").arg("-f").arg(config),
         Target::Pgpool => {
             let hba = scene.place.path.join("pool_hba.conf");
@@ -123,6 +125,7 @@ fn values(
                 Target::Odyssey => workers.to_string(),
                 Target::Direct
                 | Target::Pgring
+                | Target::Other
                 | Target::Pgbouncer
                 | Target::Haproxy
                 | Target::Pgpool => subject.workers.to_string(),

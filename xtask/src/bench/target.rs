@@ -12,6 +12,8 @@ pub(super) enum Target {
     Direct,
     /// pgring.
     Pgring,
+    /// Another build of pgring, the program that `PGRING_OTHER` names: of the parent commit, say.
+    Other,
     /// `PgBouncer`, the measure.
     Pgbouncer,
     /// `HAProxy`, a bare relay.
@@ -32,6 +34,7 @@ impl Target {
         match self {
             Self::Direct => "direct",
             Self::Pgring => "pgring",
+            Self::Other => "other",
             Self::Pgbouncer => "pgbouncer",
             Self::Haproxy => "haproxy",
             Self::Pgpool => "pgpool",
@@ -42,7 +45,7 @@ impl Target {
     /// The Debian package it comes from, if it comes from one.
     pub(super) const fn package(self) -> Option<&'static str> {
         match self {
-            Self::Direct | Self::Pgring => None,
+            Self::Direct | Self::Pgring | Self::Other => None,
             Self::Pgbouncer => Some("pgbouncer"),
             Self::Haproxy => Some("haproxy"),
             Self::Pgpool => Some("pgpool2"),
@@ -52,6 +55,9 @@ impl Target {
 
     /// Where its program is, if it is installed.
     pub(super) fn program(self) -> Option<PathBuf> {
+        if self == Self::Other {
+            return std::env::var_os("PGRING_OTHER").map(PathBuf::from);
+        }
         // Root's and others' search paths differ in the directories of daemons.
         let daemons = ["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from);
         let path = std::env::var_os("PATH").unwrap_or_default();
@@ -63,7 +69,7 @@ impl Target {
     pub(super) fn version(self) -> Option<String> {
         let program = match self {
             Self::Direct => postgres::programs()?.join("postgres"),
-            Self::Pgring => return None,
+            Self::Pgring | Self::Other => return None,
             Self::Pgbouncer | Self::Haproxy | Self::Pgpool | Self::Odyssey => self.program()?,
         };
         let option = if self == Self::Haproxy { "-v" } else { "--version" };
@@ -76,6 +82,9 @@ impl Target {
     /// An error that says why this one cannot take part on this machine.
     pub(super) fn check(self) -> Outcome<()> {
         match self.package() {
+            None if self == Self::Other && !self.program().is_some_and(|other| other.exists()) => {
+                Err("PGRING_OTHER must name the program".to_owned())
+            }
             Some(package) if self.program().is_none() => {
                 Err(format!("not installed, and apt has no package {package} here"))
             }
