@@ -106,7 +106,8 @@ pub(super) fn curves(case: &CaseResult) -> String {
     }
     for (part, name) in [(500, "50 %"), (900, "90 %"), (990, "99 %"), (999, "99.9 %")] {
         svg += &format!("<path d=\"M{:.1} {top}V{bottom}\" class=\"grid\"/>", x(part));
-        svg += &text(x(part) - 16.0, bottom + 18.0, "", name);
+        // The last one ends where the picture ends.
+        svg += &text((x(part) - 16.0).min(WIDE - 44.0), bottom + 18.0, "", name);
     }
     for (series, curve) in &curves {
         let points = QUANTILES.iter().zip(curve);

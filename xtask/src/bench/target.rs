@@ -1,5 +1,6 @@
 //! Who is measured: a direct connection, pgring, and its peers.
 
+use crate::place;
 use crate::postgres;
 use crate::process::Outcome;
 use std::path::PathBuf;
@@ -69,11 +70,21 @@ impl Target {
     pub(super) fn version(self) -> Option<String> {
         let program = match self {
             Self::Direct => postgres::programs()?.join("postgres"),
-            Self::Pgring | Self::Other => return None,
+            Self::Other => return None,
+            // What was measured is a commit, not a number that seldom changes.
+            Self::Pgring => PathBuf::from("git"),
             Self::Pgbouncer | Self::Haproxy | Self::Pgpool | Self::Odyssey => self.program()?,
         };
-        let option = if self == Self::Haproxy { "-v" } else { "--version" };
-        let said = Command::new(program).arg(option).stdin(Stdio::null()).output().ok()?;
+        let options: &[&str] = match self {
+            Self::Pgring => &["describe", "--always", "--dirty"],
+            Self::Haproxy => &["-v"],
+            Self::Direct | Self::Other | Self::Pgbouncer | Self::Pgpool | Self::Odyssey => {
+                &["--version"]
+            }
+        };
+        let mut command = Command::new(program);
+        command.args(options).current_dir(place::root()).stdin(Stdio::null());
+        let said = command.output().ok()?;
         let text = [said.stdout, said.stderr].concat();
         let text = String::from_utf8_lossy(&text);
         text.lines().find(|line| line.contains(char::is_numeric)).map(str::to_owned)
