@@ -3,7 +3,9 @@
 use pgring_tests::command::{at_most_minutes, say, until};
 use pgring_tests::crowd::{Bell, among};
 use pgring_tests::dice::{Dice, amount, seed};
-use pgring_tests::message::{Message, V3_2, cancel, query, startup};
+use pgring_tests::message::{
+    Message, V3_2, bind, cancel, execute, flush, parse, query, startup, sync,
+};
 use pgring_tests::pgring::{Pgring, Settings};
 use pgring_tests::postgres::Postgres;
 use pgring_tests::wire::{PATIENCE, Polled, Wire};
@@ -216,4 +218,36 @@ fn a_client_that_leaves_during_a_query_leaves_no_query_behind() {
     let mut quiet = Wire::login(pgring.address(), "app");
     quiet.patience(Duration::from_millis(50));
     assert!(matches!(quiet.poll(), Polled::Nothing));
+}
+
+/// The server has to be given the statement again, and keeps the answer to that back while the
+/// statement runs: nothing but the clock says whose turn it is.
+#[test]
+fn a_statement_that_its_server_had_lost_can_be_cancelled() {
+    at_most_minutes(2);
+    let node = Postgres::start();
+    let settings = Settings::new(&node).set("pool.size", 1).set("workers", 1);
+    let pgring = settings.set("pool.prepared_statements", 1).start();
+    let mut wire = Wire::login(pgring.address(), "app");
+    for (name, sql) in [("s", "SELECT pg_sleep($1::float8)"), ("t", "SELECT 1")] {
+        wire.send(&[parse(name, sql, &[]), sync()].concat());
+        assert_eq!(error_of(&wire.until_ready(1)), "");
+    }
+    for end in [sync(), flush()] {
+        wire.send(&[bind("", "s", &["60"]), execute("", 0), end.clone()].concat());
+        until("it to run", PATIENCE, || {
+            let runs = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+            node.psql(runs).trim() == "1"
+        });
+        let start = Instant::now();
+        send_cancel(&pgring, (wire.pid, &wire.key.clone()));
+        if end == flush() {
+            wire.send(&sync());
+        }
+        assert_eq!(error_of(&wire.until_ready(1)), "57014");
+        assert!(start.elapsed() < PATIENCE, "it was cancelled only when it had ended");
+        // The next one finds the server without it again.
+        wire.send(&[bind("", "t", &[]), execute("", 0), sync()].concat());
+        assert_eq!(error_of(&wire.until_ready(1)), "");
+    }
 }
