@@ -76,8 +76,11 @@ pub(crate) fn for_regress() -> Outcome<()> {
     let version = bin.parent().and_then(Path::file_name).and_then(|name| name.to_str());
     let tools = bin.join("../lib/pgxs/src/test/regress/pg_regress");
     let dev = format!("postgresql-server-dev-{}", version.unwrap_or("all"));
+    // The headers are another package's files in some releases, and may be missing by themselves.
+    let headers = process::output(Command::new(bin.join("pg_config")).arg("--includedir-server"));
+    let headers = headers.is_ok_and(|path| Path::new(path.trim()).join("postgres.h").exists());
     let mut wanted = Vec::new();
-    if !tools.exists() {
+    if !tools.exists() || !headers {
         wanted.push(dev.as_str());
     }
     if !works("dpkg-source", &["--version"]) {
