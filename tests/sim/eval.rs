@@ -98,6 +98,9 @@ impl Session {
                 let standby = self.setting("in_hot_standby").is_some_and(|value| value == "on");
                 Ok(Some(if standby { "t" } else { "f" }.to_owned()))
             }
+            "pg_my_temp_schema" | "pg_catalog.pg_my_temp_schema" => {
+                Ok(Some(if self.pins.tables.is_empty() { "0" } else { "16385" }.to_owned()))
+            }
             "pg_backend_pid" => Ok(Some("1".to_owned())),
             other => fault("42883", format!("function {other} does not exist")),
         }

@@ -19,6 +19,7 @@ mod dial;
 mod leave;
 mod lending;
 mod login;
+mod looked;
 mod name_space;
 mod names;
 mod orders;

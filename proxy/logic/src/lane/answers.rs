@@ -8,7 +8,7 @@ use crate::id::ConnId;
 use crate::lane::server::{Phase, Server, ServerError, purpose};
 use crate::lane::{Lane, Out, all, behind, more};
 use crate::ledger::{Entry, Expect, Origin};
-use crate::state::{Inspected, Pins};
+use crate::state::Pins;
 use crate::time::Instant;
 use pgring_wire::backend::{self, ErrorView, write};
 use pgring_wire::frame::{Header, LENGTH_MAX};
@@ -107,8 +107,9 @@ impl Lane {
     /// Whether the body of a message is looked at.
     fn reads(&self, id: ConnId, head: Header) -> bool {
         let Some(far) = self.server_ref(id) else { return false };
-        let own = far.ledger.head().is_some_and(|entry| entry.origin == Origin::Own);
-        is_read(head, own && far.inspected.is_some())
+        let Some(entry) = far.ledger.head() else { return is_read(head, false) };
+        let looks = far.inspected.is_some() || entry.mark == purpose::TEMPORARY;
+        is_read(head, entry.origin == Origin::Own && looks)
     }
 
     /// Sends answers to a client, or nowhere.
@@ -344,20 +345,6 @@ impl Lane {
         let client = self.server_ref(id).and_then(|far| far.client);
         let Some(client) = client.and_then(|client| self.clients.get_mut(client)) else { return };
         client.resetting |= !own && tag != b"DEALLOCATE ALL" && !client.startup.is_empty();
-    }
-
-    /// A row of an inspection.
-    fn row(&mut self, id: ConnId, body: &[u8], whose: Option<Entry>) {
-        if !whose.is_some_and(|entry| entry.origin == Origin::Own && entry.mark == purpose::INSPECT)
-        {
-            return;
-        }
-        let Some(far) = self.server_mut(id) else { return };
-        let Some(found) = &mut far.inspected else { return };
-        let mut values = backend::data_row(body).into_iter().flatten();
-        let mut next = || values.next().flatten().unwrap_or_default();
-        let (kind, name, value) = (next(), next(), next());
-        Inspected::row(found, kind, name, value);
     }
 
     /// `ReadyForQuery`.

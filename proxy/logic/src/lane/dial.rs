@@ -115,6 +115,7 @@ impl Lane {
             inspected: None,
             touched: None,
             dirty: false,
+            unseen: false,
             unfit: false,
             begun: None,
             dying: false,

@@ -216,6 +216,7 @@ impl Lane {
             inspected: None,
             touched,
             dirty: false,
+            unseen: false,
             unfit: false,
             begun: None,
             dying: false,

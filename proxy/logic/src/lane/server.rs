@@ -50,6 +50,8 @@ pub(super) mod purpose {
     pub(in crate::lane) const ROLLBACK: u32 = 4;
     /// DISCARD ALL after a client that left.
     pub(in crate::lane) const RESET: u32 = 5;
+    /// Whether the session that has ended has left a temporary schema.
+    pub(in crate::lane) const TEMPORARY: u32 = 7;
     /// Closes a name that a server has for a moment only. Were it to stay, another client would
     /// meet it.
     pub(in crate::lane) const LENT: u32 = u32::MAX;
@@ -109,6 +111,9 @@ pub(super) struct Server {
     pub(super) touched: Option<ConnId>,
     /// Its client left more than its session may begin with: DISCARD ALL before it is free.
     pub(super) dirty: bool,
+    /// Session mode: a session has ended on it, and whether it has left a temporary schema is not
+    /// known. No statement drops that, and a session that meets one can do what a fresh one cannot.
+    pub(super) unseen: bool,
     /// Something is not as it must be: it serves its client and is closed.
     pub(super) unfit: bool,
     /// Statement mode: the tag of a transaction's begin that its client has not been told.

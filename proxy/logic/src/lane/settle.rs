@@ -146,7 +146,7 @@ impl Lane {
                 self.restored(server);
                 self.replayed(now, server, actions);
             }
-            purpose::ROLLBACK | purpose::RESET => {
+            purpose::ROLLBACK | purpose::RESET | purpose::TEMPORARY => {
                 if let Some(far) = self.server_mut(server)
                     && far.error.take().is_some()
                 {
@@ -277,6 +277,7 @@ impl Lane {
         if far.status != b'I' {
             return self.own_query(server, "ROLLBACK", purpose::ROLLBACK, actions);
         }
+        let unseen = !far.dirty && core::mem::take(&mut far.unseen);
         if far.dirty {
             far.dirty = false;
             let pool = far.pool;
@@ -286,8 +287,16 @@ impl Lane {
                 "DISCARD ALL".to_owned()
             };
             if !reset.is_empty() {
+                let session = self.is_session_mode(pool);
+                if let Some(far) = self.server_mut(server) {
+                    far.unseen = session;
+                }
                 return self.own_query(server, &reset, purpose::RESET, actions);
             }
+        }
+        if unseen {
+            let sql = "SELECT pg_catalog.pg_my_temp_schema()";
+            return self.own_query(server, sql, purpose::TEMPORARY, actions);
         }
         self.free(now, server, actions);
     }
@@ -345,6 +354,7 @@ impl Lane {
 mod tests {
     use crate::lane::trial::{ANSWERED, Trial, query};
     use crate::state::Parameters;
+    use pgring_wire::backend::write as say;
     use pgring_wire::client::write;
     use std::sync::Arc;
 
@@ -411,6 +421,25 @@ mod tests {
         trial.server_says(ANSWERED);
         let told = trial.said_to(trial.server);
         assert!(told.windows(8).any(|word| word == b"work_mem"), "{}", told.escape_ascii());
+    }
+
+    /// PostgreSQL's own test `temp`: a session after a reconnect must not meet the temporary schema
+    /// of the one before.
+    #[test]
+    fn a_server_with_a_temporary_schema_serves_no_second_session() {
+        for (schema, left) in [(&b"0"[..], 1), (b"16385", 0)] {
+            let mut trial = Trial::start("pool.mode = \"session\"");
+            trial.client_ends();
+            assert!(trial.said_to(trial.server).starts_with(b"Q"), "DISCARD ALL");
+            trial.server_says(b"C\0\0\0\x10DISCARD ALL\0Z\0\0\0\x05I");
+            let asked = trial.said_to(trial.server);
+            assert!(asked.windows(9).any(|word| word == b"my_temp_s"), "{}", asked.escape_ascii());
+            let mut answer = Vec::new();
+            say::row_description(&mut answer, &[say::Column::text("schema")]);
+            say::data_row(&mut answer, &[Some(schema)]);
+            trial.server_says(&[&answer[..], ANSWERED].concat());
+            assert_eq!(trial.lane.idle_servers(), left);
+        }
     }
 
     #[test]

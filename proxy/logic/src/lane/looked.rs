@@ -1,0 +1,28 @@
+//! Rows of pgring's own questions about a session.
+
+use crate::id::ConnId;
+use crate::lane::Lane;
+use crate::lane::server::purpose;
+use crate::ledger::{Entry, Origin};
+use crate::state::Inspected;
+use pgring_wire::backend;
+
+impl Lane {
+    /// A row of an inspection.
+    pub(super) fn row(&mut self, id: ConnId, body: &[u8], whose: Option<Entry>) {
+        let Some(entry) = whose.filter(|entry| entry.origin == Origin::Own) else { return };
+        let Some(far) = self.server_mut(id) else { return };
+        if entry.mark == purpose::TEMPORARY {
+            let value = backend::data_row(body).into_iter().flatten().next().flatten();
+            far.unfit |= value != Some(b"0");
+        }
+        if entry.mark != purpose::INSPECT {
+            return;
+        }
+        let Some(found) = &mut far.inspected else { return };
+        let mut values = backend::data_row(body).into_iter().flatten();
+        let mut next = || values.next().flatten().unwrap_or_default();
+        let (kind, name, value) = (next(), next(), next());
+        Inspected::row(found, kind, name, value);
+    }
+}
