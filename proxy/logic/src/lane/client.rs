@@ -218,6 +218,11 @@ impl Client {
         if minor >= 2 { &self.key.1 } else { &self.key.1[..4] }
     }
 
+    /// Half a message is on its way to a server: nothing may come into it.
+    pub(super) fn is_partial(&self) -> bool {
+        self.left > 0 && self.fate == Fate::Pass
+    }
+
     pub(super) fn is_gone(&self) -> bool {
         matches!(self.phase, Phase::Gone)
     }

@@ -3,7 +3,7 @@
 use crate::action::{Action, CloseMode};
 use crate::hints::Hints;
 use crate::id::ConnId;
-use crate::lane::client::{Client, Fate, Phase as ClientPhase};
+use crate::lane::client::{Client, Phase as ClientPhase};
 use crate::lane::server::{Far, Phase, Server, ServerError};
 use crate::lane::{Lane, Out};
 use crate::mail::Mail;
@@ -52,7 +52,7 @@ impl Lane {
         client.phase = ClientPhase::Gone;
         actions.push(Action::Close { conn: id, mode });
         let copies = client.hints.has(Hints::COPY);
-        let partial = client.left > 0 && client.fate == Fate::Pass;
+        let partial = client.is_partial();
         let looked = Hints::STATE | Hints::PIN | Hints::UNPIN;
         let dirty = client.hints.has(looked) || !client.pins.is_empty();
         let server = client.server.take();

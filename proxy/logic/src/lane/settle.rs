@@ -8,7 +8,7 @@
 use crate::action::{Action, CloseMode};
 use crate::hints::Hints;
 use crate::id::ConnId;
-use crate::lane::client::{Fate, Phase as ClientPhase};
+use crate::lane::client::{Client, Phase as ClientPhase};
 use crate::lane::server::{Phase, purpose};
 use crate::lane::{Lane, Out};
 use crate::ledger::{Expect, Origin};
@@ -42,7 +42,7 @@ impl Lane {
         // Half a message is on its way (data of a COPY that has failed): nothing of our own may
         // come into it.
         let client = far.client.and_then(|id| self.clients.get(id));
-        if client.is_some_and(|client| client.left > 0 && client.fate == Fate::Pass) {
+        if client.is_some_and(Client::is_partial) {
             return;
         }
         if let Some(far) = self.server_mut(server) {
@@ -194,8 +194,7 @@ impl Lane {
         // The client has gone on. What pgring said now would come into the middle of a message, or
         // of a segment, where it would end the client's portals or be skipped; so the server is
         // asked again when it is at rest.
-        let partial = client.left > 0 && client.fate == Fate::Pass;
-        if restored && (partial || !far.ledger.is_settled()) {
+        if restored && (client.is_partial() || !far.ledger.is_settled()) {
             client.hints |= Hints::STATE;
             return;
         }
