@@ -14,7 +14,9 @@ impl Lane {
         let Some(far) = self.server_mut(id) else { return };
         if entry.mark == purpose::TEMPORARY {
             let value = backend::data_row(body).into_iter().flatten().next().flatten();
-            far.unfit |= value != Some(b"0");
+            let none = value == Some(b"0");
+            far.unseen &= !none;
+            far.unfit |= !none;
         }
         if entry.mark != purpose::INSPECT {
             return;

@@ -147,11 +147,10 @@ impl Lane {
                 self.replayed(now, server, actions);
             }
             purpose::ROLLBACK | purpose::RESET | purpose::TEMPORARY => {
-                if let Some(far) = self.server_mut(server)
-                    && far.error.take().is_some()
-                {
-                    far.unfit = true;
-                }
+                let Some(far) = self.server_mut(server) else { return };
+                // An answer without a row says nothing.
+                let unseen = why == purpose::TEMPORARY && core::mem::take(&mut far.unseen);
+                far.unfit |= far.error.take().is_some() || unseen;
             }
             _ => {}
         }
@@ -276,7 +275,7 @@ impl Lane {
         if far.status != b'I' {
             return self.own_query(server, "ROLLBACK", purpose::ROLLBACK, actions);
         }
-        let unseen = !far.dirty && core::mem::take(&mut far.unseen);
+        let unseen = !far.dirty && far.unseen;
         if far.dirty {
             far.dirty = false;
             let pool = far.pool;
@@ -426,7 +425,7 @@ mod tests {
     /// of the one before.
     #[test]
     fn a_server_with_a_temporary_schema_serves_no_second_session() {
-        for (schema, left) in [(&b"0"[..], 1), (b"16385", 0)] {
+        for (schema, left) in [(Some(&b"0"[..]), 1), (Some(b"16385"), 0), (None, 0)] {
             let mut trial = Trial::start("pool.mode = \"session\"");
             trial.client_ends();
             assert!(trial.said_to(trial.server).starts_with(b"Q"), "DISCARD ALL");
@@ -435,7 +434,9 @@ mod tests {
             assert!(asked.windows(9).any(|word| word == b"my_temp_s"), "{}", asked.escape_ascii());
             let mut answer = Vec::new();
             say::row_description(&mut answer, &[say::Column::text("schema")]);
-            say::data_row(&mut answer, &[Some(schema)]);
+            if schema.is_some() {
+                say::data_row(&mut answer, &[schema]);
+            }
             trial.server_says(&[&answer[..], ANSWERED].concat());
             assert_eq!(trial.lane.idle_servers(), left);
         }

@@ -268,6 +268,15 @@ mod tests {
         }
     }
 
+    /// The server says nothing more before the client does.
+    #[test]
+    fn nobody_waits_for_a_server_that_waits_for_data() {
+        let mut trial = prepared();
+        trial.client_says(&[parse("SELECT 2"), query("COPY t FROM STDIN")].concat());
+        trial.server_says(b"1\0\0\0\x04G\0\0\0\x07\0\0\0");
+        assert_eq!(trial.client_says(&bind()), bind().len(), "it ends the COPY, with an error");
+    }
+
     #[test]
     fn what_failed_here_is_not_found_elsewhere_under_the_number_of_an_older_one() {
         for lost in [parse("SELEC"), query("SELECT 2")] {
