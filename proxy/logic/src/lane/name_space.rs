@@ -34,7 +34,10 @@ impl Lane {
         }
         let names = statement_names(text).unwrap_or_default();
         let any = names.iter().any(|naming| client.names.get(&naming.name).is_some());
-        if any && self.looks(id) { names } else { Vec::new() }
+        // A server that waits for COPY data reads nothing else, and says nothing before it has.
+        let far = client.server.and_then(|server| self.server_ref(server));
+        let copying = far.is_some_and(|far| far.ledger.is_copying_in());
+        if any && !copying && self.looks(id) { names } else { Vec::new() }
     }
 
     /// Whether something of the client's is under way, whose end may change what names mean, or
@@ -199,6 +202,17 @@ mod tests {
         write::sync(&mut parse);
         trial.client_says(&parse);
         trial
+    }
+
+    #[test]
+    fn a_text_with_a_name_does_not_wait_for_a_server_that_waits_for_data() {
+        let mut trial = parsing();
+        trial.server_says(b"1\0\0\0\x043\0\0\0\x04Z\0\0\0\x05T");
+        trial.client_says(&query("COPY t FROM STDIN"));
+        trial.server_says(b"G\0\0\0\x07\0\0\0");
+        let execute = query("EXECUTE p");
+        assert_eq!(trial.client_says(&execute), execute.len());
+        assert!(trial.said_to(trial.server).is_empty(), "nothing of pgring's may be data");
     }
 
     const FAILED: &[u8] = b"E\0\0\0\x1dSERROR\0VERROR\0C57014\0Mx\0\0Z\0\0\0\x05E";
