@@ -274,6 +274,28 @@ fn slow_readers_cost_little_and_hinder_nobody() {
     assert_eq!(rows, 100, "it all comes once it is read");
 }
 
+/// Each of its queries is a transaction of its own, which no pause of its server outlasts.
+#[test]
+fn a_client_that_asks_on_and_reads_nothing_is_heard_no_further() {
+    const QUERIES: usize = 4_000;
+    at_most_minutes(2);
+    let node = Postgres::start();
+    let pgring = Settings::new(&node).set("workers", 1).set("pool.size", 1).start();
+    pgring.warm();
+    let mut deaf = Wire::login(pgring.address(), "app");
+    let mut next = Wire::login(pgring.address(), "app");
+    let before = pgring.resident();
+    for _ in 0..QUERIES {
+        deaf.send(&query("SELECT repeat('x', 7900)"));
+        // Whoever shares the only server with it is answered behind it.
+        next.query("SELECT 1");
+    }
+    let grown = pgring.resident().saturating_sub(before);
+    assert!(grown <= 2 << 20, "{grown} bytes are kept for one client");
+    let rows = deaf.until_ready(QUERIES).iter().filter(|message| message.tag == b'D').count();
+    assert_eq!(rows, QUERIES, "it all comes once it is read");
+}
+
 #[test]
 fn a_client_that_never_reads_is_closed_and_its_server_freed() {
     at_most_minutes(2);

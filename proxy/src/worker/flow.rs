@@ -180,7 +180,9 @@ impl<W: World> Worker<'_, W> {
         }
     }
 
-    /// Lifts the pause that another connection holds on this one.
+    /// Lifts the pause that another connection holds on this one. What the other one has not taken
+    /// is its own affair from now on: nothing more of it is heard until it has taken some, or each
+    /// of its transactions would add to what waits for it.
     pub(super) fn unpair(&mut self, id: ConnId) {
         let Some(conn) = self.table.get(id) else { return };
         conn.streams = 0;
@@ -190,6 +192,11 @@ impl<W: World> Worker<'_, W> {
             && let Some(busy) = &mut conn.busy
         {
             busy.holds.retain(|&held| held != id);
+            if busy.outbox.weight() > LOW && conn.paused_by.is_none() {
+                conn.paused_by = Some(other);
+                busy.holds.push(other);
+                self.arm(other);
+            }
         }
         self.feed_later(id);
     }
