@@ -229,3 +229,35 @@ impl Lane {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::lane::trial::{ANSWERED, Trial, query};
+    use pgring_wire::client::write;
+
+    /// Ten bytes of a client that uses a name again make pgring send all of the text.
+    #[test]
+    fn short_messages_do_not_make_long_ones_faster_than_they_are_taken() {
+        const TEXT: usize = 200_000;
+        let mut trial = Trial::start("");
+        trial.client_says(&query("SELECT 0"));
+        trial.server_says(&ANSWERED.repeat(2));
+        let (mut parse, mut again) = (Vec::new(), Vec::new());
+        let text = format!("SELECT '{}'\0\0\0", "x".repeat(TEXT));
+        write::parse(&mut parse, b"s", text.as_bytes()).expect("it is short");
+        write::parse(&mut again, b"s", b"\0\0\0").expect("it is short");
+        trial.client_says(&[query("BEGIN"), parse].concat());
+        trial.server_says(b"C\0\0\0\x0aBEGIN\0Z\0\0\0\x05T1\0\0\0\x04");
+        let many = again.repeat(100);
+        let mut at = 0;
+        let mut shown = 0;
+        while at < many.len() {
+            at += trial.client_says(&many[at..]);
+            let said = trial.said_to(trial.server).len();
+            assert!((TEXT..2 * TEXT).contains(&said), "{said} bytes at once");
+            assert_eq!(trial.is_resumed(), at < many.len() || said > TEXT);
+            shown += 1;
+        }
+        assert_eq!(shown, 100);
+    }
+}

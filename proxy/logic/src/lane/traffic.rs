@@ -3,7 +3,7 @@
 //! In session mode everything passes as it is. In transaction mode texts are looked at for what
 //! they may do to the session, and statement names are rewritten (`statements.rs`).
 
-use crate::action::{CloseMode, Progress, Want};
+use crate::action::{Action, CloseMode, Progress, Want};
 use crate::config::PoolMode;
 use crate::hints::{CUSTOM_MAX, Hints, custom_parameters};
 use crate::id::ConnId;
@@ -17,6 +17,10 @@ use pgring_wire::backend::sqlstate;
 use pgring_wire::backend::write::{self, ErrorText};
 use pgring_wire::client::query;
 use pgring_wire::frame::{Header, LENGTH_MAX};
+
+/// What pgring says itself before what came of a client is looked at again: a short Bind may need a
+/// long Parse in front of it, and who sends many of them is to be paused by what that has queued.
+const SAID_MAX: usize = 64 * 1024;
 
 /// What became of a message.
 pub(super) enum Step {
@@ -143,6 +147,10 @@ impl Lane {
                 Step::Took(len) => {
                     self.log_flight(id, message);
                     at += len;
+                    if actions.scratch.len() > SAID_MAX {
+                        actions.push(Action::Resume(id));
+                        return later(at);
+                    }
                 }
                 Step::Again => {}
                 Step::More => return more(at),
