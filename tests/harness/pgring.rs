@@ -23,7 +23,7 @@ pub struct Settings {
     values: BTreeMap<(String, String), String>,
     users: String,
     databases: String,
-    node: String,
+    nodes: Vec<String>,
 }
 
 /// A running pgring; it ends when it is dropped, after it was asked whether all went well.
@@ -73,8 +73,8 @@ impl Settings {
             writeln!(users, "\"{user}\" \"{PASSWORD}\"").expect("to write to a string");
         }
         let databases = String::from("[[databases]]\nname = \"*\"\ncluster = \"main\"\n");
-        let new =
-            Self { values: BTreeMap::new(), users, databases, node: node.address().to_string() };
+        let nodes = vec![node.address().to_string()];
+        let new = Self { values: BTreeMap::new(), users, databases, nodes };
         new.set("workers", 2)
             .set("admin_users", ["postgres"])
             .set("stats_users", ["stats"])
@@ -107,8 +107,14 @@ impl Settings {
 
     /// Replaces the address of the node, for instance by its socket directory.
     #[must_use]
-    pub fn node(mut self, address: &str) -> Self {
-        address.clone_into(&mut self.node);
+    pub fn node(self, address: &str) -> Self {
+        self.nodes(&[address.to_owned()])
+    }
+
+    /// Replaces the list of nodes by these addresses.
+    #[must_use]
+    pub fn nodes(mut self, addresses: &[String]) -> Self {
+        addresses.clone_into(&mut self.nodes);
         self
     }
 
@@ -140,14 +146,12 @@ impl Settings {
             }
             writeln!(text, "{key} = {value}").expect("to write to a string");
         }
-        let node = &self.node;
-        write!(
-            text,
-            "\n[[clusters]]\nname = \"main\"\n[[clusters.nodes]]\nname = \"pg1\"\n\
-             address = \"{node}\"\n\n{}",
-            self.databases
-        )
-        .expect("to write to a string");
+        text.push_str("\n[[clusters]]\nname = \"main\"\n");
+        for (number, node) in (1..).zip(&self.nodes) {
+            let node = format!("name = \"pg{number}\"\naddress = \"{node}\"\n");
+            text.push_str(&format!("[[clusters.nodes]]\n{node}"));
+        }
+        write!(text, "\n{}", self.databases).expect("to write to a string");
         fs::write(home.join("pgring.toml"), text).expect("to write the config");
         fs::write(home.join("userlist.txt"), &self.users).expect("to write the users file");
     }

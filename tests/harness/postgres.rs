@@ -118,6 +118,12 @@ impl Postgres {
         self.wait_until_ready();
     }
 
+    /// Starts it again as a standby that nobody sends anything: it is in recovery for ever.
+    pub fn start_again_in_recovery(&mut self) {
+        fs::write(self.home.join("data/standby.signal"), "").expect("to write a signal file");
+        self.start_again();
+    }
+
     /// Runs SQL as the superuser and gives the unaligned rows.
     pub fn psql(&self, sql: &str) -> String {
         psql(self.address(), "postgres", "app", sql).expect_success(sql)

@@ -22,6 +22,7 @@ mod login;
 mod looked;
 mod name_space;
 mod names;
+mod nodes;
 mod orders;
 mod passing;
 mod pool;
@@ -45,6 +46,7 @@ use crate::dice::Dice;
 use crate::hints::memo::Memo;
 use crate::id::{ConnId, Core, PoolKey, Side};
 use crate::lane::client::{Client, Nothing, Unnamed};
+use crate::lane::nodes::Place;
 use crate::lane::orders::Orders;
 use crate::lane::pool::Pool;
 use crate::lane::server::{Far, Server};
@@ -75,8 +77,8 @@ pub struct Lane {
     servers: Slab<Far>,
     pools: Vec<Pool>,
     pools_by_key: BTreeMap<PoolKey, usize>,
-    /// Which node of a cluster was last seen not to be in recovery.
-    primaries: BTreeMap<String, usize>,
+    /// Where a cluster's primary was last found.
+    primaries: BTreeMap<String, Place>,
     texts: Texts,
     /// What the texts that clients say most may do to a session.
     memo: Memo,

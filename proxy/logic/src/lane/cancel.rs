@@ -37,6 +37,12 @@ impl Lane {
             self.refuse(now, id, sqlstate::QUERY_CANCELED, message, actions);
             return self.cancel_answered(now, from, actions);
         }
+        if matches!(client.phase, Phase::Raw)
+            && let Some(server) = client.server
+        {
+            // What it is doing there nobody knows.
+            return self.send_cancel(now, server, Some(from), actions);
+        }
         let running = client
             .server
             .filter(|server| self.server_ref(*server).is_some_and(|far| far.ledger.is_waiting()));
@@ -76,7 +82,7 @@ impl Lane {
         };
         let mut found = None;
         for (id, client) in self.clients.iter() {
-            let greeted = matches!(client.phase, Phase::Ready);
+            let greeted = matches!(client.phase, Phase::Ready | Phase::Raw);
             if client.key.0 == pid && greeted && fits(client.secret(client.minor)) {
                 found = Some(id);
             }

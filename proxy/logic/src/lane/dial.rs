@@ -3,7 +3,8 @@
 use crate::action::{Action, Address, CloseMode, Level, Progress, Want};
 use crate::auth_server::{Credentials, ServerAuth, Step};
 use crate::id::{ConnId, Core, PoolKey, Secret};
-use crate::lane::client::Phase as ClientPhase;
+use crate::lane::client::{Client, Phase as ClientPhase};
+use crate::lane::nodes::Round;
 use crate::lane::server::{Far, Phase, Server, ServerError};
 use crate::lane::{Lane, Out, all, behind, more};
 use crate::ledger::Ledger;
@@ -29,27 +30,35 @@ struct Purpose {
     counted: bool,
     startup: Arc<Parameters>,
     client: Option<ConnId>,
+    /// How many places were tried before; none: as many as the pool has.
+    step: Option<u32>,
 }
 
 impl Lane {
     /// Opens a server for a pool, using one permit.
     pub(super) fn open_server(&mut self, now: Instant, pool: usize, actions: &mut Out) {
         let startup = self.startup_wanted(pool);
-        let purpose = Purpose { counted: true, startup, client: None };
+        let purpose = Purpose { counted: true, startup, client: None, step: None };
         self.pools[pool].held += 1;
         self.pools[pool].opening += 1;
         self.dial(now, pool, purpose, actions);
     }
 
-    /// Opens a replication client's own server.
-    pub(super) fn open_raw(&mut self, now: Instant, id: ConnId, pool: usize, actions: &mut Out) {
+    /// Opens a replication client's own server, so many steps from the node that was good last.
+    pub(super) fn open_raw(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        (pool, step): (usize, u32),
+        actions: &mut Out,
+    ) {
         let Some(client) = self.clients.get_mut(id) else { return };
         let kept = |name: &str| !matches!(name, "user" | "database") && !name.starts_with("_pq_.");
         let startup = client.login.iter().flat_map(|login| login.startup.iter());
         let startup: Parameters = startup.filter(|(name, _)| kept(name)).cloned().collect();
         client.phase = ClientPhase::Welcoming;
         let startup = self.states.intern(startup);
-        let purpose = Purpose { counted: false, startup, client: Some(id) };
+        let purpose = Purpose { counted: false, startup, client: Some(id), step: Some(step) };
         let server = self.dial(now, pool, purpose, actions);
         if let Some(client) = self.clients.get_mut(id) {
             client.server = Some(server);
@@ -76,12 +85,11 @@ impl Lane {
         let number = self.number();
         let rank = &self.pools[pool];
         let cluster = Arc::clone(&rank.database.cluster);
-        let count = cluster.nodes.len().max(1);
-        let primary = self.primaries.get(&cluster.name).copied().unwrap_or(0);
-        let node_index = (primary + rank.failures as usize) % count;
-        let node = cluster.nodes.get(node_index);
-        let address = node.and_then(|node| node.resolved.first().cloned());
-        let name = node.map_or("", |node| &node.name);
+        let good = self.primaries.get(&cluster.name).copied().unwrap_or_default();
+        let step = purpose.step.unwrap_or(rank.round.step);
+        let place = good.after(step, &cluster);
+        let address = place.address_in(&cluster).cloned();
+        let name = cluster.nodes.get(place.node).map_or("", |node| &node.name);
         let settings = Arc::clone(&rank.settings);
         let server = Server {
             number,
@@ -89,7 +97,8 @@ impl Lane {
             pool,
             counted: purpose.counted,
             node: Arc::from(name),
-            node_index,
+            place,
+            step,
             address: address.clone().unwrap_or_else(|| Address::Unix("unresolved".into())),
             client: purpose.client,
             ledger: Ledger::default(),
@@ -323,20 +332,20 @@ impl Lane {
                 return;
             }
         };
-        if !far.counted {
-            return self.raw_logged_in(now, id, actions);
-        }
         if recovery {
             let reason = format!("node {} is in recovery", far.node);
             return self.server_lost(now, id, &reason, actions);
         }
-        let (pool, node_index, opened) = (far.pool, far.node_index, far.opened);
+        if !far.counted {
+            return self.raw_logged_in(now, id, actions);
+        }
+        let (pool, place, opened) = (far.pool, far.place, far.opened);
         far.phase = Phase::Busy;
         far.status = b'I';
         let reported = Arc::clone(&far.reported);
         let rank = &mut self.pools[pool];
         rank.opening -= 1;
-        rank.failures = 0;
+        rank.round = Round::default();
         rank.retry_at = None;
         rank.last_error = None;
         rank.stats.connect_times.observe(now.since(opened));
@@ -347,7 +356,7 @@ impl Lane {
         }
         let rank = &self.pools[pool];
         let cluster = rank.database.cluster.name.clone();
-        self.primaries.insert(cluster, node_index);
+        self.primaries.insert(cluster, place);
         self.free(now, id, actions);
     }
 
@@ -364,10 +373,7 @@ impl Lane {
     fn raw_logged_in(&mut self, now: Instant, id: ConnId, actions: &mut Out) {
         let Some(far) = self.server_mut(id) else { return };
         far.phase = Phase::Raw;
-        let (Some(client), pid) = (far.client, far.pid) else { return };
-        if let Some(client) = self.clients.get_mut(client) {
-            client.key.0 = pid;
-        }
+        let Some(client) = far.client else { return };
         self.greet_raw(now, client, id, actions);
         if let Some(client) = self.clients.get_mut(client) {
             client.phase = ClientPhase::Raw;
@@ -375,27 +381,24 @@ impl Lane {
         actions.push(Action::Resume(client));
     }
 
-    /// Opening a server has failed: the next node is tried, or the same one later.
+    /// Opening a server has failed: the next address is tried, or the first one later.
     pub(super) fn open_failed(
         &mut self,
         now: Instant,
-        pool: usize,
+        (pool, step): (usize, u32),
         error: &ServerError,
         actions: &mut Out,
     ) {
-        let nodes = u32::try_from(self.pools[pool].database.cluster.nodes.len()).unwrap_or(1);
         let rank = &mut self.pools[pool];
-        rank.failures += 1;
         let key = &rank.key;
         let said =
             format!("server login for {}/{} failed: {}", key.database, key.user, error.message);
         if rank.last_error.as_ref() != Some(error) {
             actions.note(Level::Warn, said);
         }
-        let hopeless = ["28", "3D", "22", "42"].iter().any(|class| error.code.starts_with(class));
+        let hopeless = is_hopeless(error);
         rank.last_error = Some(error.clone());
-        if rank.failures.is_multiple_of(nodes.max(1)) {
-            rank.failures = 0;
+        if rank.round.fail(step, &rank.database.cluster) {
             rank.retry_at = Some(now + rank.settings.server_login_retry);
         }
         if hopeless {
@@ -403,6 +406,23 @@ impl Lane {
         }
         self.ask(now, pool, actions);
         self.watch_pool(now, pool);
+    }
+
+    /// The same for a replication client's own server. Tells whether another node is tried.
+    pub(super) fn raw_failed(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        ((pool, step), error): ((usize, u32), &ServerError),
+        actions: &mut Out,
+    ) -> bool {
+        let ended = Round { step }.fail(step, &self.pools[pool].database.cluster);
+        let gone = self.clients.get(id).is_none_or(Client::is_gone);
+        if ended || gone || is_hopeless(error) {
+            return false;
+        }
+        self.open_raw(now, id, (pool, step + 1), actions);
+        true
     }
 
     /// Nobody who waits can be served: a wrong password, a database that does not exist.
@@ -420,4 +440,9 @@ impl Lane {
         actions.write(id, write::terminate);
         actions.push(Action::Close { conn: id, mode: CloseMode::Flush });
     }
+}
+
+/// Whether another attempt would be refused too: a wrong password, a database that does not exist.
+fn is_hopeless(error: &ServerError) -> bool {
+    ["28", "3D", "22", "42"].iter().any(|class| error.code.starts_with(class))
 }

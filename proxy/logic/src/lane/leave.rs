@@ -108,7 +108,8 @@ impl Lane {
     ) {
         self.drop_cancel(now, id, actions);
         let Some(far) = self.servers.get_mut(id).and_then(Far::server_mut) else { return };
-        let (pool, counted, opening) = (far.pool, far.counted, far.is_opening());
+        let (pool, step) = (far.pool, far.step);
+        let (counted, opening) = (far.counted, far.is_opening());
         far.phase = Phase::Gone;
         for statement in far.statements.clear() {
             self.texts.release(statement);
@@ -123,7 +124,7 @@ impl Lane {
             rank.opening -= 1;
         }
         if let Some(error) = failure {
-            self.open_failed(now, pool, &error, actions);
+            self.open_failed(now, (pool, step), &error, actions);
         }
     }
 
@@ -167,6 +168,7 @@ impl Lane {
         let opening = far.is_opening();
         let client = far.client.take();
         let (running, dying, counted) = (far.ledger.is_waiting(), far.dying, far.counted);
+        let from = (far.pool, far.step);
         let torn = tears(far);
         let error = far.error.take();
         let failure = opening.then(|| match &error {
@@ -184,6 +186,9 @@ impl Lane {
                 || ServerError { code: String::new(), message: reason.to_owned() },
                 |error| *error,
             );
+            if !counted && self.raw_failed(now, client, (from, &error), actions) {
+                return;
+            }
             return self.refuse_welcome(now, client, &error.code, &error.message, actions);
         }
         if !dying && !torn {

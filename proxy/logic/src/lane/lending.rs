@@ -6,6 +6,7 @@
 
 use crate::action::Action;
 use crate::id::{ConnId, Side};
+use crate::lane::nodes::Place;
 use crate::lane::pool::{Hungry, PATIENCE, REPEAT};
 use crate::lane::server::{Far, Phase, Server};
 use crate::lane::{Lane, Out};
@@ -189,7 +190,8 @@ impl Lane {
             pool,
             counted: true,
             node: parcel.node,
-            node_index: 0,
+            place: Place::default(),
+            step: 0,
             address: parcel.address,
             client: None,
             ledger: Ledger::default(),

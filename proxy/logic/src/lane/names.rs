@@ -92,9 +92,9 @@ impl Lane {
         // A segment ends with what the client is due an answer for. If that has come, so has all
         // before it, and nothing would come to end the wait. Nor does anything come from a server
         // that waits for the client's COPY data.
-        waits &= self.server_ref(server).is_some_and(|far| {
-            far.ledger.is_exchanging() && !far.ledger.is_copying_in()
-        });
+        waits &= self
+            .server_ref(server)
+            .is_some_and(|far| far.ledger.is_exchanging() && !far.ledger.is_copying_in());
         if let Some(client) = self.clients.get_mut(id).filter(|_| waits) {
             client.stalled = true;
         }

@@ -9,6 +9,7 @@
 
 use crate::config::{Database, PoolMode, PoolSettings, User};
 use crate::id::{ConnId, Core, PoolKey};
+use crate::lane::nodes::Round;
 use crate::lane::server::ServerError;
 use crate::mail::Stats;
 use crate::state::Parameters;
@@ -97,8 +98,8 @@ pub(super) struct Pool {
     pub(super) last_error: Option<ServerError>,
     /// No login before this.
     pub(super) retry_at: Option<Instant>,
-    /// Nodes tried in vain since the last success.
-    pub(super) failures: u32,
+    /// How far it has come on its way round the nodes since the last success.
+    pub(super) round: Round,
     pub(super) stats: Stats,
     pub(super) scheduled: Scheduled,
 }
@@ -131,7 +132,7 @@ impl Pool {
             verified: BTreeMap::new(),
             last_error: None,
             retry_at: None,
-            failures: 0,
+            round: Round::default(),
             stats: Stats::default(),
             scheduled: Scheduled::default(),
         }

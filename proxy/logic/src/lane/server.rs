@@ -4,6 +4,7 @@ use crate::action::Address;
 use crate::auth_server::ServerAuth;
 use crate::id::{ConnId, Secret};
 use crate::lane::client::Requester;
+use crate::lane::nodes::Place;
 use crate::ledger::Ledger;
 use crate::prepared::{ServerStatements, StatementId};
 use crate::state::{Inspected, Parameters};
@@ -70,7 +71,9 @@ pub(super) struct Server {
     /// It counts in its pool's budget.
     pub(super) counted: bool,
     pub(super) node: Arc<str>,
-    pub(super) node_index: usize,
+    /// Where that is in its cluster, and how many were tried before.
+    pub(super) place: Place,
+    pub(super) step: u32,
     pub(super) address: Address,
     pub(super) client: Option<ConnId>,
     pub(super) ledger: Ledger,

@@ -26,7 +26,7 @@ impl Lane {
         let Some(pool) = client.pool else { return };
         let login = client.login.get_or_insert_default();
         if login.replication {
-            return self.open_raw(now, id, pool, actions);
+            return self.open_raw(now, id, (pool, 0), actions);
         }
         let session = self.pools[pool].mode() == crate::config::PoolMode::Session;
         let parameters =

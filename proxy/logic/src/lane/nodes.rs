@@ -1,0 +1,99 @@
+//! Which address a server is opened at: one after the other, beginning where one was found last.
+//!
+//! A cluster is a ring of addresses: all of its first node, then all of its second, and so on. A
+//! pool tries them in turn from the one that was good last, and pauses when it has been round. Many
+//! servers are opened at once, and fail at once; only those of the address that is being tried move
+//! the pool on to the next.
+
+use crate::action::Address;
+use crate::config::Cluster;
+
+/// A node of a cluster, and one of the addresses of its name.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Place {
+    pub(super) node: usize,
+    pub(super) address: usize,
+}
+
+impl Place {
+    /// The one that is `steps` further round.
+    pub(super) fn after(self, steps: u32, cluster: &Cluster) -> Self {
+        let start = places(cluster).position(|place| place == self).unwrap_or(0);
+        let mut ring = places(cluster).cycle().skip(start);
+        ring.nth(steps as usize).unwrap_or_default()
+    }
+
+    /// The address; none if the name of the node has no address.
+    pub(super) fn address_in(self, cluster: &Cluster) -> Option<&Address> {
+        cluster.nodes.get(self.node)?.resolved.get(self.address)
+    }
+}
+
+/// All of them; a node whose name has no address counts as one.
+fn places(cluster: &Cluster) -> impl Iterator<Item = Place> + Clone + '_ {
+    cluster.nodes.iter().enumerate().flat_map(|(node, found)| {
+        (0..found.resolved.len().max(1)).map(move |address| Place { node, address })
+    })
+}
+
+/// Where a pool is on its way round.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) struct Round {
+    /// Steps from the place that was good last.
+    pub(super) step: u32,
+}
+
+impl Round {
+    /// A server that was opened `step` steps on has failed. Tells whether all have been tried.
+    pub(super) fn fail(&mut self, step: u32, cluster: &Cluster) -> bool {
+        if step != self.step {
+            return false;
+        }
+        self.step += 1;
+        let ended = self.step as usize >= places(cluster).count();
+        if ended {
+            self.step = 0;
+        }
+        ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Place, Round};
+    use crate::action::Address;
+    use crate::config::{Cluster, Node};
+
+    /// Nodes with this many addresses each.
+    fn cluster(addresses: &[usize]) -> Cluster {
+        let node = |(number, count): (usize, &usize)| Node {
+            name: format!("pg{number}"),
+            address: format!("pg{number}:5432"),
+            resolved: (0..*count).map(|n| Address::Unix(format!("{number}.{n}").into())).collect(),
+        };
+        let nodes = addresses.iter().enumerate().map(node).collect();
+        Cluster { name: "main".to_owned(), nodes }
+    }
+
+    #[test]
+    fn every_address_of_every_node_has_its_turn_from_the_good_one_on() {
+        let cluster = cluster(&[2, 0, 1]);
+        let good = Place { node: 2, address: 0 };
+        let round: Vec<_> = (0..5).map(|step| good.after(step, &cluster)).collect();
+        let expected = [(2, 0), (0, 0), (0, 1), (1, 0), (2, 0)];
+        assert_eq!(round, expected.map(|(node, address)| Place { node, address }));
+        assert!(round[3].address_in(&cluster).is_none(), "its name has no address");
+        // After a reload the place may be gone.
+        assert_eq!(Place { node: 7, address: 1 }.after(0, &cluster), Place::default());
+    }
+
+    #[test]
+    fn many_that_fail_at_once_move_on_by_one() {
+        let cluster = cluster(&[1, 1]);
+        let mut round = Round::default();
+        let rounds: Vec<_> = (0..20).map(|_| round.fail(0, &cluster)).collect();
+        assert!(!rounds.contains(&true) && round.step == 1);
+        let rounds: Vec<_> = (0..20).map(|_| round.fail(1, &cluster)).collect();
+        assert!(rounds[0] && !rounds[1..].contains(&true) && round.step == 0);
+    }
+}
