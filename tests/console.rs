@@ -1,14 +1,16 @@
 //! The console, the metrics and the life of the process: looking, reloading under load, pausing
 //! around a restart of PostgreSQL, and ending.
 
-use pgring_tests::command::{Running, at_most_minutes, start, until};
+use pgring_tests::command::{Running, at_most_minutes, run, start, until};
 use pgring_tests::console::{Console, http};
 use pgring_tests::dice::amount;
 use pgring_tests::message::{Message, V3_0, query, startup};
-use pgring_tests::pgring::Pgring;
-use pgring_tests::postgres::{Postgres, program};
+use pgring_tests::pgring::{Pgring, Settings};
+use pgring_tests::postgres::{Postgres, as_account, program};
 use pgring_tests::sql;
 use pgring_tests::wire::Wire;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -96,6 +98,43 @@ fn only_named_users_get_at_the_console_and_only_administrators_change_anything()
     assert_eq!(victim.value("SELECT 'alive'"), "alive");
     let texts = format!("{:?}{:?}", stats.show("SHOW CONFIG"), stats.show("SHOW USERS"));
     assert!(!texts.contains("sesame"), "a password is shown");
+}
+
+#[test]
+fn the_console_has_places_of_its_own() {
+    at_most_minutes(2);
+    let node = Postgres::start();
+    let pgring = Settings::new(&node).set("limits.clients_max", 2).start();
+    let clients: Vec<_> = (0..2).map(|_| Wire::login(pgring.address(), "app")).collect();
+    let mut more = Wire::connect(pgring.address());
+    more.send(&startup(V3_0, &[("user", "app"), ("database", "app")]));
+    let error = more.authenticate("app", "").expect_err("all places are taken");
+    assert_eq!(error.expect("an error").code(), "53300");
+    let rows = pgring.console().show("SHOW CLIENTS");
+    assert!(rows.iter().filter(|row| row["user"] == "app").count() >= clients.len());
+}
+
+/// Whoever runs pgring may use its console by the Unix socket, without a password; nobody else may.
+#[test]
+fn whoever_runs_pgring_is_its_administrator() {
+    at_most_minutes(2);
+    let node = Postgres::start();
+    let folder = node.home().to_str().expect("a path").to_owned();
+    let settings = Settings::new(&node).set("unix_socket_dir", folder.as_str());
+    let settings = settings.set("stats_users", ["stats"]).set("auth.method", "scram-sha-256");
+    let pgring = settings.start();
+    let port = pgring.address().port().to_string();
+    let show = |command: &mut Command| {
+        command.args(["-X", "-A", "-t", "-w", "-U", "pgring", "-d", "pgring", "-h", &folder]);
+        run(command.args(["-p", &port, "-c", "SHOW VERSION"]), SOON)
+    };
+    let own = show(&mut Command::new(program("psql")));
+    assert!(own.success && own.stdout.contains("pgring"), "{}{}", own.stdout, own.stderr);
+    let mut other = as_account(&program("psql"), "KILL");
+    if fs::metadata("/proc/self").expect("/proc").uid() == 0 {
+        let other = show(&mut other);
+        assert!(!other.success, "{}", other.stdout);
+    }
 }
 
 #[test]

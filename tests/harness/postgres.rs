@@ -279,7 +279,7 @@ fn launch(home: &Path, port: u16) -> Child {
 }
 
 /// A mortal program under the account for PostgreSQL, which refuses to run as root.
-fn as_account(program: &Path, signal: &str) -> Command {
+pub fn as_account(program: &Path, signal: &str) -> Command {
     let Some((uid, gid)) = account() else { return mortal(program, signal) };
     let mut command = Command::new("setpriv");
     command.args(["--reuid", &uid.to_string(), "--regid", &gid.to_string(), "--clear-groups"]);

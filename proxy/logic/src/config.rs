@@ -61,6 +61,9 @@ pub struct Auth {
     /// What the salts of users that do not exist are made from: the same on all lanes, random in
     /// each process, kept over reloads. Not in the file.
     pub mock_secret: [u8; 32],
+    /// The user id of this process: who has the same may use the console without being asked. None
+    /// until it is known. Not in the file.
+    pub owner: Option<u32>,
 }
 
 /// An authentication method of `PostgreSQL`'s chapter 21.

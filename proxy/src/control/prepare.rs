@@ -10,6 +10,7 @@ use pgring_wire::auth::Stored;
 use pgring_wire::auth::scram::{ITERATIONS_DEFAULT, Verifier};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -24,6 +25,7 @@ pub(super) async fn prepare(config: Config, old: Option<&Config>) -> Config {
         Some(old) => old.auth.mock_secret,
         None => clock::dice().unwrap_or_default(),
     };
+    config.auth.owner = std::fs::metadata("/proc/self").ok().map(|process| process.uid());
     names(config, old).await
 }
 

@@ -335,14 +335,16 @@ pub enum Right {
     All,
 }
 
-/// What `user` may do. `pgring` is the user that comes over the Unix socket with the process' own
-/// uid; the lane lets nobody else in under this name.
+/// What `user` may do. A `pgring` that is not listed comes over the Unix socket with the process'
+/// own uid; the lane lets nobody else in under this name.
 pub fn right(config: &Config, user: &str) -> Right {
     let is = |name: &String| name == user;
-    if user == "pgring" || config.admin_users.iter().any(is) {
+    if config.admin_users.iter().any(is) {
         Right::All
     } else if config.stats_users.iter().any(is) {
         Right::Look
+    } else if user == "pgring" {
+        Right::All
     } else {
         Right::Nothing
     }
@@ -436,6 +438,9 @@ mod tests {
         ] {
             assert_eq!(right(&config, user), expected, "{user}");
         }
+        let mut config = config;
+        config.stats_users.push("pgring".to_owned());
+        assert_eq!(right(&config, "pgring"), Right::Look, "it may come from anywhere");
         assert!(Right::Nothing < Right::Look && Right::Look < Right::All);
     }
 }

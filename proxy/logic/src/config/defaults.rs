@@ -34,6 +34,7 @@ impl Default for Auth {
             users_file: None,
             login_timeout: Duration::from_secs(15),
             mock_secret: [0; 32],
+            owner: None,
         }
     }
 }

@@ -4,8 +4,9 @@
 //! answers, framed for the message that asked, come back by mail.
 
 use crate::action::{Action, CloseMode, Progress, Want};
+use crate::config::Config;
 use crate::id::ConnId;
-use crate::lane::client::Phase;
+use crate::lane::client::{Client, Phase};
 use crate::lane::welcome::key_pid;
 use crate::lane::{Lane, Out, all, behind, later, more};
 use crate::mail::{AnswerShape, Mail, Peer};
@@ -43,13 +44,34 @@ const PARAMETERS: [(&str, &str); 8] = [
     ("application_name", ""),
 ];
 
+/// Clients of the console beyond `clients_max`, so that somebody can look when all places are taken.
+const SPARE_MAX: usize = 8;
+
+/// Whether the console is the database that a client wants.
+pub(super) fn is_console(database: &str) -> bool {
+    matches!(database, "pgring" | "pgbouncer")
+}
+
+/// Whether a client is the user `pgring` on this machine, with the user id of this process: the
+/// kernel vouches for whoever has started pgring.
+pub(super) fn is_owner(client: &Client, config: &Config) -> bool {
+    let same = |uid| config.auth.owner == Some(uid);
+    &*client.user == "pgring" && matches!(client.peer, Peer::Unix(uid) if same(uid))
+}
+
 impl Lane {
+    /// Whether there is a place for a client of the console although all are taken.
+    pub(super) fn has_spare_place(&self) -> bool {
+        let spare = |client: &Client| client.refused && !matches!(client.phase, Phase::Startup);
+        self.clients.iter().filter(|(_, client)| spare(client)).count() < SPARE_MAX
+    }
+
     /// A client that has proved who it is wants to talk to the console.
     pub(super) fn enter_console(&mut self, now: Instant, id: ConnId, actions: &mut Out) {
         let secret = self.dice.bytes();
         let Some(client) = self.clients.get_mut(id) else { return };
         let listed = |users: &[String]| users.iter().any(|user| **user == *client.user);
-        let local = matches!(client.peer, Peer::Unix(_)) && &*client.user == "pgring";
+        let local = is_owner(client, &self.config);
         if !listed(&self.config.admin_users) && !listed(&self.config.stats_users) && !local {
             let text = ErrorText::fatal(
                 sqlstate::INSUFFICIENT_PRIVILEGE,

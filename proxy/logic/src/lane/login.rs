@@ -5,6 +5,7 @@ use crate::auth_client::{AuthDice, ClientAuth, Verdict};
 use crate::config::{Database, PoolMode, User};
 use crate::id::{ConnId, PoolKey};
 use crate::lane::client::Phase;
+use crate::lane::console::{is_console, is_owner};
 use crate::lane::pool::Pool;
 use crate::lane::{Lane, Out, all, more};
 use crate::mail::Mail;
@@ -20,8 +21,11 @@ impl Lane {
     /// The startup packet has been read.
     pub(super) fn start_login(&mut self, now: Instant, id: ConnId, actions: &mut Out) {
         let (salt, nonce) = (self.dice.bytes(), self.dice.bytes());
+        let Some(client) = self.clients.get(id) else { return };
+        let console = is_console(&client.database);
+        let refused = client.refused && !(console && self.has_spare_place());
         let Some(client) = self.clients.get_mut(id) else { return };
-        if client.refused {
+        if refused {
             let hint = "Close connections, or raise limits.clients_max.";
             let text = ErrorText::fatal(sqlstate::TOO_MANY_CONNECTIONS, "too many clients already")
                 .with_hint(hint);
@@ -30,6 +34,9 @@ impl Lane {
         if self.orders.is_draining() {
             let text = ErrorText::fatal(sqlstate::ADMIN_SHUTDOWN, "pgring is shutting down");
             return self.fatal(now, id, &text, actions);
+        }
+        if console && is_owner(client, &self.config) {
+            return self.accepted(now, id, None, actions);
         }
         let name = Arc::clone(&client.user);
         let user = self.config.users.get(&*name);
@@ -105,7 +112,7 @@ impl Lane {
         actions.write(id, write::authentication_ok);
         let Some(client) = self.clients.get(id) else { return };
         let (user, name) = (Arc::clone(&client.user), Arc::clone(&client.database));
-        if matches!(&*name, "pgring" | "pgbouncer") {
+        if is_console(&name) {
             return self.enter_console(now, id, actions);
         }
         let Some(database) = self.config.database(&name).cloned() else {
