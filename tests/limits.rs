@@ -3,7 +3,7 @@
 
 use pgring_tests::command::{at_most_minutes, say, until};
 use pgring_tests::dice::amount;
-use pgring_tests::message::{Message, V3_0, extended, query, startup, sync};
+use pgring_tests::message::{Message, V3_0, describe, extended, parse, query, startup, sync};
 use pgring_tests::pgring::{Pgring, Settings};
 use pgring_tests::postgres::Postgres;
 use pgring_tests::wire::{Polled, Wire};
@@ -117,6 +117,37 @@ fn idle_transactions_and_long_queries_end() {
     }
     next.query("COMMIT");
     pgring.wait_until_quiet();
+}
+
+/// A Parse that waits for a lock is no idleness, and a client whose server it has to wait for is
+/// not late with its login.
+#[test]
+fn who_waits_is_not_idle_and_not_late() {
+    at_most_minutes(2);
+    let node = Postgres::start();
+    node.psql("CREATE TABLE locked (i int)");
+    let settings = Settings::new(&node).set("pool.idle_transaction_timeout", "1s");
+    let settings = settings.set("auth.login_timeout", "1s").set("pool.mode", "session");
+    let pgring = settings.set("pool.size", 2).start();
+    let mut holder = Wire::login(pgring.address(), "app");
+    let mut waiter = Wire::login(pgring.address(), "app");
+    waiter.query("BEGIN");
+    let mut direct = Wire::login(node.address(), "postgres");
+    direct.query("BEGIN; LOCK TABLE locked");
+    let parse = parse("", "SELECT i FROM locked", &[]);
+    waiter.send(&[parse, describe(b'S', ""), sync()].concat());
+    let address = pgring.address();
+    let late = thread::spawn(move || Wire::login(address, "app").value("SELECT 'in time'"));
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(2_500) {
+        thread::sleep(Duration::from_millis(200));
+        holder.query("SELECT 1");
+    }
+    direct.query("COMMIT");
+    let answers = waiter.until_ready(1);
+    assert!(answers.iter().any(|message| message.tag == b'T'), "{answers:?}");
+    drop(holder);
+    assert_eq!(late.join().expect("to be let in"), "in time");
 }
 
 #[test]

@@ -130,7 +130,7 @@ impl Lane {
     }
 
     /// A query of a client runs: it may do so for as long as the limits allow.
-    pub(super) fn watch_query(&mut self, _now: Instant, id: ConnId) {
+    pub(super) fn watch_query(&mut self, id: ConnId) {
         self.watch_client(id);
     }
 
@@ -147,12 +147,15 @@ impl Lane {
             (!limit.is_zero()).then(|| (since + limit, what))
         };
         match client.phase {
-            Phase::Startup
-            | Phase::Auth(_)
-            | Phase::Entering
-            | Phase::Welcoming
-            | Phase::Cancelling => {
+            Phase::Startup | Phase::Auth(_) | Phase::Entering | Phase::Cancelling => {
                 after(client.connected, self.config.auth.login_timeout, Limit::Login)
+            }
+            Phase::Welcoming => {
+                // It may have to wait for its server first, for which the pool has a limit.
+                let wait = self.pools[client.pool?].settings.query_wait_timeout;
+                let login = self.config.auth.login_timeout;
+                let limit = if wait.is_zero() { wait } else { login.saturating_add(wait) };
+                after(client.connected, limit, Limit::Login)
             }
             Phase::Ready => {
                 let settings = &self.pools[client.pool?].settings;
@@ -160,6 +163,10 @@ impl Lane {
                     return after(since, settings.query_timeout, Limit::Query);
                 }
                 let far = client.server.and_then(|server| self.server_ref(server));
+                // A Parse or Bind takes its time too.
+                if far.is_some_and(|far| far.ledger.is_clients()) {
+                    return after(client.requested, settings.query_timeout, Limit::Query);
+                }
                 if far.is_some_and(|far| far.status != b'I') {
                     let limit = settings.idle_transaction_timeout;
                     return after(client.idle_since, limit, Limit::IdleInTransaction);

@@ -13,6 +13,20 @@ use pgring_wire::backend::write::ErrorText;
 use std::sync::Arc;
 
 impl Lane {
+    /// A client says goodbye: what it asked for before is answered first.
+    pub(super) fn terminate(&mut self, now: Instant, id: ConnId, actions: &mut Out) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        client.goodbye = true;
+        let server = client.server.and_then(|server| self.server_ref(server));
+        let answers = |far: &Server| {
+            far.ledger.is_waiting() && !far.ledger.is_unsynced() && !far.ledger.is_copying_in()
+        };
+        if server.is_some_and(answers) {
+            return;
+        }
+        self.client_parted(now, id, CloseMode::Flush, actions);
+    }
+
     /// A client has vanished, or is sent away: what it left running is cancelled.
     pub(super) fn client_left(
         &mut self,

@@ -3,12 +3,11 @@
 //! In session mode everything passes as it is. In transaction mode texts are looked at for what
 //! they may do to the session, and statement names are rewritten (`statements.rs`).
 
-use crate::action::{Action, CloseMode, Progress, Want};
+use crate::action::{Action, Progress, Want};
 use crate::config::PoolMode;
 use crate::hints::{CUSTOM_MAX, Hints, custom_parameters};
 use crate::id::ConnId;
 use crate::lane::client::{Failing, Fate, Phase};
-use crate::lane::server::Server;
 use crate::lane::{Lane, Out, all, behind, later, more};
 use crate::ledger::{Expect, Origin};
 use crate::state::Pins;
@@ -128,6 +127,7 @@ impl Lane {
             if client.left > 0 {
                 let len = client.left.min(bytes.len() - at);
                 client.left -= len;
+                client.idle_since = now;
                 if client.fate == Fate::Pass
                     && let Some(server) = client.server
                 {
@@ -209,7 +209,11 @@ impl Lane {
                 self.skip(id, message)
             }
             b'H' | b'd' | b'c' | b'f' if !attached => self.skip(id, message),
-            b'S' => self.expected(id, message, Expect::Sync, actions),
+            b'S' => {
+                let step = self.expected(id, message, Expect::Sync, actions);
+                self.watch_query(id);
+                step
+            }
             b'c' | b'f' => self.expected(id, message, Expect::CopyEnd, actions),
             b'H' => self.pass(id, message, actions),
             b'd' => {
@@ -347,7 +351,7 @@ impl Lane {
             }
         }
         self.pools[pool].stats.queries += 1;
-        self.watch_query(now, id);
+        self.watch_query(id);
     }
 
     fn simple_query(
@@ -474,20 +478,6 @@ impl Lane {
             client.failing = Failing::ToSync;
         }
         self.skip(id, message)
-    }
-
-    /// A client says goodbye: what it asked for before is answered first.
-    fn terminate(&mut self, now: Instant, id: ConnId, actions: &mut Out) {
-        let Some(client) = self.clients.get_mut(id) else { return };
-        client.goodbye = true;
-        let server = client.server.and_then(|server| self.server_ref(server));
-        let answers = |far: &Server| {
-            far.ledger.is_waiting() && !far.ledger.is_unsynced() && !far.ledger.is_copying_in()
-        };
-        if server.is_some_and(answers) {
-            return;
-        }
-        self.client_parted(now, id, CloseMode::Flush, actions);
     }
 
     /// Whether transactions of several statements are refused.
