@@ -332,7 +332,9 @@ fn a_client_that_never_reads_is_closed_and_its_server_freed() {
     at_most_minutes(2);
     let node = Postgres::start();
     let settings = Settings::new(&node).set("pool.size", 1);
-    let pgring = settings.set("pool.client_write_timeout", "1s").start();
+    let databases = "[[databases]]\nname = \"*\"\ncluster = \"main\"\n\
+        [databases.pool]\nclient_write_timeout = \"1s\"\n";
+    let pgring = settings.databases(databases).start();
     let mut stuck = Wire::login(pgring.address(), "app");
     stuck.send(&query("SELECT repeat('x', 1000000) FROM generate_series(1, 100)"));
     let mut next = Wire::login(pgring.address(), "app");

@@ -7,6 +7,7 @@ use pgring_logic::config::Config;
 use pgring_logic::id::{ConnId, Core, Side};
 use pgring_logic::lane::Lane;
 use pgring_logic::mail::{Event, Mail};
+use pgring_logic::time::Duration;
 use pgring_logic::time::Instant;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
@@ -368,7 +369,8 @@ impl World {
             return;
         }
         if found.progress + timeout <= self.now {
-            self.tell_lane(core, Event::Stalled { conn });
+            let quiet = Duration::from_nanos(self.now - found.progress);
+            self.tell_lane(core, Event::Stalled { conn, quiet });
         } else {
             found.checking = true;
             let when = found.progress + timeout;

@@ -192,6 +192,7 @@ impl Plan {
                 users_file: None,
                 login_timeout: Duration::from_secs(15),
                 mock_secret: [0; 32],
+                owner: None,
             },
             limits: Limits { clients_max: 1000, statement_bytes_max: 65_536, buffers: 64 },
             pool: self.pool(),

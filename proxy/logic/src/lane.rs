@@ -56,7 +56,7 @@ use crate::parcel::Parcel;
 use crate::prepared::Texts;
 use crate::slab::Slab;
 use crate::state::{Parameters, States};
-use crate::time::Instant;
+use crate::time::{Duration, Instant};
 use crate::timers::{Scheduled, Timers};
 use pgring_wire::backend::write::ErrorText;
 use pgring_wire::frame::{Header, header};
@@ -172,7 +172,7 @@ impl Lane {
             Event::Connected { conn } => self.connected(now, conn, actions),
             Event::Ended { conn } => self.ended(now, conn, "the connection was closed", actions),
             Event::Failed { conn, reason } => self.ended(now, conn, &reason, actions),
-            Event::Stalled { conn } => self.stalled(now, conn, actions),
+            Event::Stalled { conn, quiet } => self.stalled(now, conn, quiet, actions),
             Event::Closed { conn } => self.closed(now, conn, actions),
             Event::Timeout => self.timeout(now, actions),
             Event::Mail(mail) => self.mail(now, mail, actions),
@@ -205,8 +205,11 @@ impl Lane {
         }
     }
 
-    fn stalled(&mut self, now: Instant, conn: ConnId, actions: &mut Out) {
-        if conn.side() == Side::Client {
+    fn stalled(&mut self, now: Instant, conn: ConnId, quiet: Duration, actions: &mut Out) {
+        let Some(client) = self.clients.get(conn) else { return };
+        let settings = client.pool.map_or(&self.config.pool, |pool| &*self.pools[pool].settings);
+        let limit = settings.client_write_timeout;
+        if !limit.is_zero() && quiet >= limit {
             self.client_left(now, conn, CloseMode::Now, actions);
         }
     }

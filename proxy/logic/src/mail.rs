@@ -32,10 +32,13 @@ pub enum Event {
         /// In words, for messages: "connection refused".
         reason: String,
     },
-    /// Bytes for this connection stayed unsent for `client_write_timeout`.
+    /// Nothing of what waits for this client is taken. Said again and again, for whether that is
+    /// too long is for the settings of its pool to say (`client_write_timeout`).
     Stalled {
         /// Which.
         conn: ConnId,
+        /// For how long.
+        quiet: Duration,
     },
     /// The kernel has let go of a closed or surrendered connection: its slot may be used again.
     Closed {

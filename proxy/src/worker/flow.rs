@@ -243,10 +243,9 @@ impl<W: World> Worker<'_, W> {
             if quiet >= if limit.is_zero() { FLUSH_MAX } else { limit } {
                 self.abort(id);
             }
-        } else if id.side() == Side::Client && !limit.is_zero() && quiet >= limit {
-            // Said again after the same time, should the lane leave it open.
-            conn.since = now;
-            self.events.push_back(Event::Stalled { conn: id });
+        } else if id.side() == Side::Client {
+            // Said again and again, until the lane has heard enough.
+            self.events.push_back(Event::Stalled { conn: id, quiet });
         }
     }
 }

@@ -5,7 +5,7 @@ use pgring_logic::action::{Action, Actions, Address, CloseMode, Progress, Want};
 use pgring_logic::id::{ConnId, Core, PoolKey, Secret, Side};
 use pgring_logic::mail::{Event, Mail, Peer};
 use pgring_logic::parcel::Parcel;
-use pgring_logic::time::Instant;
+use pgring_logic::time::{Duration, Instant};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,6 +25,9 @@ pub(super) struct Seen {
     /// Bytes that have gone from servers to clients.
     pub(super) answered: AtomicUsize,
 }
+
+/// A client that has taken nothing for this long is said to stall.
+const STALLED: Duration = Duration::from_secs(3);
 
 /// A client with its server.
 #[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, all may be true")]
@@ -215,9 +218,10 @@ impl World for Relay {
             }
             Event::Ended { conn } => self.part(conn, CloseMode::Flush, actions),
             Event::Failed { conn, .. } => self.part(conn, CloseMode::Now, actions),
-            Event::Stalled { .. } => {
+            Event::Stalled { quiet, .. } if quiet >= STALLED => {
                 self.seen.stalled.fetch_add(1, Ordering::SeqCst);
             }
+            Event::Stalled { .. } => {}
             Event::Closed { conn } => self.free_slot(conn),
             Event::Mail(Mail::Ask(1)) => {
                 actions.list.extend(self.waiting.drain(..).map(Action::Resume));
