@@ -1,7 +1,7 @@
 //! Pools and databases: how long servers live, what becomes of a client whose node is away, and
 //! what the entries of the config mean.
 
-use pgring_tests::command::{at_most_minutes, run, until};
+use pgring_tests::command::{at_most_minutes, run, signal, until};
 use pgring_tests::message::{Message, V3_0, query, startup};
 use pgring_tests::pgring::{Pgring, Settings, binary};
 use pgring_tests::postgres::{PASSWORD, Postgres, program};
@@ -99,6 +99,38 @@ fn a_login_needs_no_free_server_once_the_pool_is_known() {
         assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
         assert_eq!(holder.value("SELECT 'mine'"), "mine");
         drop(clients);
+    }
+}
+
+/// The end of the connection tells what has become of the work: nothing, if nobody has asked for the
+/// end of the transaction; else nobody knows.
+#[test]
+fn a_client_is_told_what_is_known_when_its_server_is_lost() {
+    at_most_minutes(3);
+    let node = Postgres::start();
+    let settings = Settings::new(&node).set("pool.size", 2);
+    let pgring = settings.set("pool.server_login_retry", "100ms").start();
+    for (begin, last, code) in [
+        ("SELECT 1", "SELECT pg_sleep(100)", "08007"),
+        ("BEGIN", "SELECT pg_sleep(100)", "08006"),
+        ("BEGIN", "SELECT pg_sleep(100); COMMIT", "08007"),
+        ("BEGIN; SAVEPOINT a", "ROLLBACK; SELECT pg_sleep(100)", "08007"),
+    ] {
+        let mut client = Wire::login(pgring.address(), "app");
+        client.query(begin);
+        client.send(&query(last));
+        let mut pid = String::new();
+        until("it to run", SOON, || {
+            let sleeping = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+            node.psql(sleeping).trim().clone_into(&mut pid);
+            !pid.is_empty()
+        });
+        assert!(signal(pid.parse().expect("a pid"), "KILL"), "no server");
+        let error = client.until_end().into_iter().find(|message| message.tag == b'E');
+        let error = error.expect("an error");
+        assert_eq!(error.code(), code, "{begin}, {last}: {error:?}");
+        let up = || Wire::try_login(node.address(), &[("user", "app"), ("database", "app")]);
+        until("PostgreSQL to recover", SOON, || up().is_some());
     }
 }
 

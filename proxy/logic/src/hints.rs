@@ -34,6 +34,8 @@ impl Hints {
     pub const COPY: Self = Self(1 << 4);
     /// More than one statement.
     pub const MULTI: Self = Self(1 << 5);
+    /// The transaction may end, and with it what was done in it may last.
+    pub const ENDS: Self = Self(1 << 6);
 
     /// Whether one of `others` is among them.
     pub const fn has(self, others: Self) -> bool {
@@ -233,9 +235,10 @@ fn first(word: &[u8]) -> (Kind, Hints) {
     let plausible = matches!(
         (word.first().map_or(0, |letter| letter | 0x20), word.len()),
         (b'a' | b'r', 5)
-            | (b'c', 4 | 5)
+            | (b'c', 4..=6)
             | (b'd', 2 | 4 | 7 | 10)
-            | (b'e' | b'p', 7)
+            | (b'e', 3 | 7)
+            | (b'p', 7)
             | (b'l', 4 | 6)
             | (b'r' | b'u', 8)
             | (b's', 3)
@@ -249,9 +252,11 @@ fn first(word: &[u8]) -> (Kind, Hints) {
         b"discard" => (Kind::Other, Hints::STATE | Hints::UNPIN | Hints::STATEMENTS),
         b"deallocate" => (Kind::Other, Hints::UNPIN | Hints::STATEMENTS),
         b"listen" | b"load" => (Kind::Other, Hints::PIN),
-        b"unlisten" | b"drop" | b"close" | b"rollback" | b"abort" => (Kind::Other, Hints::UNPIN),
+        b"unlisten" | b"drop" | b"close" => (Kind::Other, Hints::UNPIN),
+        b"rollback" | b"abort" => (Kind::Other, Hints::UNPIN | Hints::ENDS),
+        b"commit" | b"end" => (Kind::Other, Hints::ENDS),
         b"copy" => (Kind::Other, Hints::COPY),
-        b"prepare" => (Kind::Prepare, Hints::NONE),
+        b"prepare" => (Kind::Prepare, Hints::ENDS),
         b"declare" => (Kind::Declare, Hints::NONE),
         b"explain" => (Kind::Explain, Hints::NONE),
         _ => (Kind::Other, Hints::NONE),
@@ -346,6 +351,7 @@ mod tests {
     const STATEMENTS: Hints = Hints::STATEMENTS;
     const COPY: Hints = Hints::COPY;
     const MULTI: Hints = Hints::MULTI;
+    const ENDS: Hints = Hints::ENDS;
 
     fn all_say(hints: Hints, texts: &[&str]) {
         for text in texts {
@@ -366,7 +372,6 @@ mod tests {
                 "BEGIN; ".trim_end_matches("; "),
                 "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE",
                 "set constraints all deferred",
-                "PREPARE TRANSACTION 'x'",
                 "GRANT EXECUTE ON FUNCTION f TO bob",
                 "CREATE TRIGGER a BEFORE UPDATE ON t EXECUTE FUNCTION f()",
                 "DECLARE c CURSOR WITHOUT HOLD FOR SELECT 1",
@@ -442,21 +447,17 @@ mod tests {
                 "SELECT 1 INTO LOCAL TEMP t",
                 "CREATE TABLE pg_temp.t (a int)",
                 "DECLARE c CURSOR WITH HOLD FOR SELECT 1",
-                "PREPARE s AS SELECT 1",
-                "PREPARE transaction AS SELECT 1",
                 "SELECT setseed(0.5)",
             ],
         );
         all_say(
             UNPIN,
-            &[
-                "UNLISTEN *",
-                "DROP TABLE t",
-                "close c",
-                "ROLLBACK",
-                "SELECT pg_advisory_unlock_all()",
-            ],
+            &["UNLISTEN *", "DROP TABLE t", "close c", "SELECT pg_advisory_unlock_all()"],
         );
+        all_say(PIN | ENDS, &["PREPARE s AS SELECT 1", "PREPARE transaction AS SELECT 1"]);
+        all_say(UNPIN | ENDS, &["ROLLBACK", "abort work", "ROLLBACK TO a"]);
+        all_say(ENDS, &["COMMIT", "/* */ End", "PREPARE TRANSACTION 'x'", "commit prepared 'x'"]);
+        all_say(NONE, &["SELECT 1 AS \"end\"", "BEGIN", "SAVEPOINT commit", "ended"]);
         all_say(UNPIN | STATEMENTS, &["DEALLOCATE ALL", "deallocate prepare s"]);
         all_say(STATE | UNPIN | STATEMENTS, &["DISCARD ALL", "discard plans"]);
         all_say(COPY, &["COPY t FROM STDIN", "copy (select 1) to stdout;"]);

@@ -183,6 +183,7 @@ impl Lane {
         let client = far.client.take();
         let (running, dying, counted) = (far.ledger.is_waiting(), far.dying, far.counted);
         let from = (far.pool, far.step);
+        let open = far.status != b'I';
         let torn = tears(far);
         let error = far.error.take();
         let failure = opening.then(|| match &error {
@@ -192,8 +193,12 @@ impl Lane {
         self.uncount(now, id, failure.filter(|_| counted), actions);
         actions.push(Action::Close { conn: id, mode: CloseMode::Now });
         let Some(client) = client else { return };
+        // Every text that may run there is known.
+        let sure = open && self.looks(client);
+        let mut unknown = running;
         if let Some(client) = self.clients.get_mut(client) {
             client.server = None;
+            unknown &= !sure || client.hints.has(Hints::ENDS) || !client.pins.is_empty();
         }
         if opening {
             let error = error.map_or_else(
@@ -206,7 +211,7 @@ impl Lane {
             return self.refuse_welcome(now, client, &error.code, &error.message, actions);
         }
         if !dying && !torn {
-            Self::say_lost(client, reason, running, actions);
+            Self::say_lost(client, reason, unknown, actions);
         }
         self.client_left(now, client, CloseMode::Flush, actions);
     }
@@ -218,10 +223,11 @@ impl Lane {
     }
 
     /// A statement that was sent may have been carried out: nobody can know, and that is what
-    /// the client is told (SQLSTATE 08007).
-    fn say_lost(client: ConnId, reason: &str, running: bool, actions: &mut Out) {
+    /// the client is told (SQLSTATE 08007). Inside a transaction whose end nobody has asked for,
+    /// nothing of it lasts.
+    fn say_lost(client: ConnId, reason: &str, unknown: bool, actions: &mut Out) {
         let detail = format!("Connection to the server: {reason}.");
-        let text = if running {
+        let text = if unknown {
             ErrorText::fatal(
                 sqlstate::TRANSACTION_RESOLUTION_UNKNOWN,
                 "the server connection was lost while a statement was running",

@@ -410,7 +410,7 @@ impl Lane {
 
     /// Notes what a text may do to the session; an unseen one may do anything.
     pub(super) fn note_text(&mut self, id: ConnId, text: Option<&[u8]>) -> Hints {
-        let unseen = Hints::STATE | Hints::PIN | Hints::STATEMENTS;
+        let unseen = Hints::STATE | Hints::PIN | Hints::STATEMENTS | Hints::ENDS;
         let hints = text.map_or(unseen, |text| self.memo.scan(text));
         self.note_hints(id, hints, text);
         hints
