@@ -47,7 +47,7 @@ impl Stage {
         ask::execute(&mut execute, b"");
         ask::sync(&mut execute);
         let mut stage = Self {
-            lane: Lane::new(Core(0), Arc::new(config()), [7; 32]),
+            lane: Lane::new(Core(0), Arc::new(config()), [7; 32], 0),
             actions: Actions::default(),
             now: Instant::START,
             clients: Vec::new(),

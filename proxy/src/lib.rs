@@ -137,12 +137,12 @@ impl Workers {
 }
 
 /// A fresh lane, its choices seeded by the operating system.
-fn new_lane(core: Core, config: Arc<Config>) -> Lane {
+fn new_lane(core: Core, config: Arc<Config>, before: u32) -> Lane {
     let seed = clock::dice().unwrap_or_else(|error| {
         // Without randomness keys could be guessed: no lane is better than that.
         panic!("the operating system gives no random bytes: {error}")
     });
-    Lane::new(core, config, seed)
+    Lane::new(core, config, seed, before)
 }
 
 /// Runs the control thread to its end.

@@ -132,11 +132,12 @@ pub struct Base {
 }
 
 /// Runs the worker of one core on the calling thread until it is told to stop. `ready` hears
-/// whether the ring could be built; `make` makes a world, and a fresh one when a lane falls.
+/// whether the ring could be built; `make` makes a world, and a fresh one when a lane falls, whose
+/// connections have generations after the one it is given.
 pub fn run<W: World>(
     mut base: Base,
     ready: impl FnOnce(Result<(), RingError>),
-    make: impl Fn(Core, Arc<Config>) -> W,
+    make: impl Fn(Core, Arc<Config>, u32) -> W,
 ) {
     let mut ring = match Ring::new(base.config.limits.buffers) {
         Ok(ring) => ring,
@@ -145,7 +146,7 @@ pub fn run<W: World>(
     ready(Ok(()));
     let mut tally = Tally::new(base.core);
     loop {
-        let world = make(base.core, Arc::clone(&base.config));
+        let world = make(base.core, Arc::clone(&base.config), tally.before());
         let start = clock::now();
         let life = catch_unwind(AssertUnwindSafe(|| {
             Worker::new(ring, world, &mut base, &mut tally).run()
@@ -325,6 +326,7 @@ impl<'a, W: World> Worker<'a, W> {
                 Letter::NewClient { fd, peer, seat } => self.admit(fd, peer, seat),
                 Letter::Server { fd, parcel } => {
                     let id = self.world.adopt(self.now, *parcel, &mut self.actions);
+                    self.tally.opened();
                     self.table.open(id, Some(fd), (Phase::Open, self.now));
                     self.perform(None);
                     self.arm(id);

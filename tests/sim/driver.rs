@@ -72,7 +72,7 @@ impl Driver {
     pub(crate) fn new(core: usize, config: &Arc<Config>, seed: [u8; 32]) -> Self {
         let core = Core(u16::try_from(core).expect("few lanes"));
         Self {
-            lane: Lane::new(core, Arc::clone(config), seed),
+            lane: Lane::new(core, Arc::clone(config), seed, 0),
             conns: BTreeMap::new(),
             actions: Actions::default(),
             tick: None,

@@ -99,8 +99,10 @@ pub struct Lane {
 
 impl Lane {
     /// An empty lane. `dice` seeds its random choices (keys, nonces): from the operating system
-    /// in life, from the seed in a test.
-    pub fn new(core: Core, config: Arc<Config>, dice: [u8; 32]) -> Self {
+    /// in life, from the seed in a test. `before` is at least as high as every generation that an
+    /// earlier lane of this core has given to a connection: letters that were meant for that one
+    /// are still under way, and must fit nobody here. 0, if there was none.
+    pub fn new(core: Core, config: Arc<Config>, dice: [u8; 32], before: u32) -> Self {
         let mut dice = Dice::new(dice);
         let hash_seed = dice.below(u64::MAX);
         let nothing = Nothing { text: Arc::from(""), parameters: Arc::new(Parameters::new()) };
@@ -109,8 +111,8 @@ impl Lane {
             config,
             dice,
             nothing,
-            clients: Slab::new(Side::Client),
-            servers: Slab::new(Side::Server),
+            clients: Slab::new(Side::Client, before),
+            servers: Slab::new(Side::Server, before),
             pools: Vec::new(),
             pools_by_key: BTreeMap::new(),
             primaries: BTreeMap::new(),
@@ -120,7 +122,8 @@ impl Lane {
             spare: Vec::new(),
             timers: Timers::default(),
             tick: Scheduled::default(),
-            numbers: 0,
+            // Nor should a number that an operator saw before, and kills by, be a newcomer's.
+            numbers: u64::from(before),
             tickets: 0,
             orders: Orders::default(),
             skipped: Vec::new(),

@@ -6,6 +6,8 @@ use crate::id::{ConnId, Side};
 #[derive(Debug)]
 pub struct Slab<T> {
     side: Side,
+    /// The generation that every place starts behind.
+    before: u32,
     places: Vec<Place<T>>,
     free: Vec<u32>,
 }
@@ -17,15 +19,16 @@ struct Place<T> {
 }
 
 impl<T> Slab<T> {
-    /// An empty slab.
-    pub fn new(side: Side) -> Self {
-        Self { side, places: Vec::new(), free: Vec::new() }
+    /// An empty slab. The generations of its places begin after `before`: ids of a slab that was
+    /// here earlier fit nobody either, if it has reached no higher.
+    pub fn new(side: Side, before: u32) -> Self {
+        Self { side, before, places: Vec::new(), free: Vec::new() }
     }
 
     /// Puts in what `make` makes of its id.
     pub fn insert(&mut self, make: impl FnOnce(ConnId) -> T) -> ConnId {
         let index = self.free.pop().unwrap_or_else(|| {
-            self.places.push(Place { generation: 0, what: None });
+            self.places.push(Place { generation: self.before, what: None });
             u32::try_from(self.places.len() - 1).unwrap_or(u32::MAX)
         });
         let place = &mut self.places[index as usize];
@@ -98,12 +101,22 @@ mod tests {
 
     #[test]
     fn a_place_is_used_again_but_its_old_id_fits_nobody() {
-        let mut slab = Slab::new(Side::Client);
+        let mut slab = Slab::new(Side::Client, 0);
         let alice = slab.insert(|_| "alice");
         slab.remove(alice);
         let bob = slab.insert(|_| "bob");
         assert_eq!(alice.index(), bob.index());
         assert_eq!((slab.get(alice), slab.get(bob), slab.len()), (None, Some(&"bob"), 1));
         assert!(slab.remove(alice).is_none());
+    }
+
+    #[test]
+    fn an_id_of_an_earlier_slab_fits_nobody() {
+        let mut earlier = Slab::new(Side::Server, 0);
+        let alice = earlier.insert(|_| "alice");
+        let mut slab = Slab::new(Side::Server, alice.generation());
+        let bob = slab.insert(|_| "bob");
+        assert_eq!(alice.index(), bob.index());
+        assert_eq!((slab.get(alice), slab.get(bob)), (None, Some(&"bob")));
     }
 }

@@ -91,6 +91,7 @@ impl<W: World> Worker<'_, W> {
     /// Tells the lane of a client, and receives from it.
     pub(super) fn admit(&mut self, fd: OwnedFd, peer: Peer, seat: Option<Seat>) {
         let id = self.world.accept(self.now, peer, seat.is_none());
+        self.tally.opened();
         self.table.open(id, Some(fd), (Phase::Open, self.now)).seat = seat;
         self.arm(id);
     }

@@ -96,6 +96,7 @@ impl<W: World> Worker<'_, W> {
     }
 
     fn connect(&mut self, id: ConnId, address: &Address) {
+        self.tally.opened();
         match dial(address) {
             Ok((fd, to)) => {
                 self.ring.connect(fd.as_fd(), Token::of(Kind::Connect, id), to);

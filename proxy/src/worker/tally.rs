@@ -9,6 +9,10 @@ use pgring_logic::mail::{Mail, Order};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// Generations left out between two lives of a lane: more than a lane can have given to
+/// connections that its driver did not come to open before it fell.
+const LEAP: u32 = 1 << 16;
+
 /// A database and a user.
 type Name = (Arc<str>, Arc<str>);
 
@@ -16,6 +20,9 @@ type Name = (Arc<str>, Arc<str>);
 #[derive(Debug)]
 pub(super) struct Tally {
     core: Core,
+    /// At least as high as every generation of the lives before. Within a life it counts what is
+    /// opened: no slot can have had more lives than that.
+    before: u32,
     servers: BTreeMap<PoolKey, u32>,
     /// Clients that have asked to come in.
     asking: BTreeMap<ConnId, Name>,
@@ -28,7 +35,17 @@ pub(super) struct Tally {
 impl Tally {
     pub(super) fn new(core: Core) -> Self {
         let (servers, asking, inside) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { core, servers, asking, inside, orders: Vec::new() }
+        Self { core, before: 0, servers, asking, inside, orders: Vec::new() }
+    }
+
+    /// The generation that those of a lane which begins now are to begin after.
+    pub(super) fn before(&self) -> u32 {
+        self.before
+    }
+
+    /// The lane has a connection more.
+    pub(super) fn opened(&mut self) {
+        self.before = self.before.wrapping_add(1);
     }
 
     /// A letter comes to the lane.
@@ -93,6 +110,7 @@ impl Tally {
 
     /// The lane has fallen: what the control thread must be told.
     pub(super) fn fall(&mut self) -> Vec<Mail> {
+        self.before = self.before.wrapping_add(LEAP);
         let core = self.core;
         let servers = std::mem::take(&mut self.servers).into_iter();
         let mut letters: Vec<_> =
@@ -132,8 +150,9 @@ fn remove<Key: Ord>(counts: &mut BTreeMap<Key, u32>, key: &Key, count: u32) {
 #[cfg(test)]
 mod tests {
     use super::Tally;
-    use pgring_logic::id::{Core, PoolKey};
+    use pgring_logic::id::{Core, PoolKey, Side};
     use pgring_logic::mail::{Mail, Order};
+    use pgring_logic::slab::Slab;
 
     #[test]
     fn a_lane_that_starts_anew_hears_the_last_word_on_every_database() {
@@ -157,6 +176,28 @@ mod tests {
         assert_eq!(heard_after(Order::Resume(some("b"))), both);
         assert_eq!(heard_after(Order::Resume(None)), []);
         assert_eq!(heard_after(Order::DrainServers), [(7, Order::DrainServers)]);
+    }
+
+    #[test]
+    fn a_lane_that_starts_anew_names_nobody_as_the_one_before_it_did() {
+        let mut tally = Tally::new(Core(1));
+        let mut lives = Vec::new();
+        for _ in 0..3 {
+            let mut slab = Slab::new(Side::Client, tally.before());
+            for _ in 0..5 {
+                let id = slab.insert(|_| ());
+                tally.opened();
+                slab.remove(id);
+                lives.push(id);
+            }
+            // The lane has taken in one more when it falls.
+            lives.push(slab.insert(|_| ()));
+            tally.fall();
+        }
+        let (all, mut seen) = (lives.len(), lives);
+        seen.sort();
+        seen.dedup();
+        assert_eq!(seen.len(), all);
     }
 
     #[test]

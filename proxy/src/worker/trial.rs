@@ -50,7 +50,7 @@ impl Trial {
             threads.push(std::thread::spawn(move || {
                 let (doors, unix) = (own, None);
                 let base = Base { core, config, mailbox, lanes, control, doors, unix, seats };
-                let make = |core, _| Relay::new(core, server, Arc::clone(&seen));
+                let make = |core, _, before| Relay::new((core, before), server, Arc::clone(&seen));
                 run(base, |ready| ready.unwrap(), make);
             }));
         }
@@ -326,12 +326,15 @@ fn a_lane_that_falls_over_starts_anew() {
     let mut client = trial.client();
     client.write_all(b"!fall").unwrap();
     assert_eq!(client.read(&mut [0; 9]).unwrap_or(0), 0, "its clients are dropped");
+    let newest = trial.seen.newest.load(Ordering::SeqCst);
     let mut next = trial.client();
     next.write_all(b"hello").unwrap();
     let mut answer = [0; 5];
     next.read_exact(&mut answer).unwrap();
     assert_eq!((&answer, crate::worker::falls()), (b"hello", before + 1));
     assert_eq!(trial.seen.ordered.load(Ordering::SeqCst), 2, "it has heard its orders again");
+    let newer = trial.seen.newest.load(Ordering::SeqCst);
+    assert!(newer > newest, "letters for the earlier life would fit: {newer} after {newest}");
     trial.seen.opened.store(0, Ordering::SeqCst);
     trial.seen.closed.store(0, Ordering::SeqCst);
     drop(next);

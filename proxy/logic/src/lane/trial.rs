@@ -40,7 +40,7 @@ impl Trial {
         );
         let mut config = parse(&text, &mut |_| Ok(String::new())).expect("a good config");
         config.workers = 1;
-        let mut lane = Lane::new(Core(0), Arc::new(config), [7; 32]);
+        let mut lane = Lane::new(Core(0), Arc::new(config), [7; 32], 0);
         let client = lane.accept(Instant::START, Peer::Unix(0), false);
         let (actions, key) = (Actions::default(), Vec::new());
         let mut trial = Self { lane, client, server: client, actions, key, requester: None };

@@ -9,7 +9,7 @@ use pgring_logic::time::{Duration, Instant};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 /// What the worlds of one trial have seen.
 #[derive(Debug, Default)]
@@ -17,6 +17,8 @@ pub(super) struct Seen {
     pub(super) opened: AtomicUsize,
     pub(super) closed: AtomicUsize,
     pub(super) highest: AtomicUsize,
+    /// The generation last given.
+    pub(super) newest: AtomicU32,
     pub(super) stalled: AtomicUsize,
     pub(super) adopted: AtomicUsize,
     pub(super) heard: AtomicUsize,
@@ -47,6 +49,8 @@ pub(super) struct Relay {
     core: Core,
     server: SocketAddr,
     seen: Arc<Seen>,
+    /// Generations begin after this one.
+    before: u32,
     /// By place, of each side: the generation of its present or next life, and whether it lives.
     slots: [Vec<(u32, bool)>; 2],
     pairs: Vec<Pair>,
@@ -55,21 +59,23 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    pub(super) fn new(core: Core, server: SocketAddr, seen: Arc<Seen>) -> Self {
+    pub(super) fn new(place: (Core, u32), server: SocketAddr, seen: Arc<Seen>) -> Self {
+        let (core, before) = place;
         let slots = [Vec::new(), Vec::new()];
         let (pairs, waiting, adopted) = (Vec::new(), Vec::new(), Vec::new());
-        Self { core, server, seen, slots, pairs, waiting, adopted }
+        Self { core, server, seen, before, slots, pairs, waiting, adopted }
     }
 
     fn take_slot(&mut self, side: Side) -> ConnId {
         let slots = &mut self.slots[usize::from(side == Side::Server)];
         let index = slots.iter().position(|(_, lives)| !lives).unwrap_or_else(|| {
-            slots.push((0, false));
+            slots.push((self.before.wrapping_add(1), false));
             slots.len() - 1
         });
         slots[index].1 = true;
         self.seen.opened.fetch_add(1, Ordering::SeqCst);
         self.seen.highest.fetch_max(index, Ordering::SeqCst);
+        self.seen.newest.store(slots[index].0, Ordering::SeqCst);
         ConnId::new(side, u32::try_from(index).unwrap(), slots[index].0)
     }
 

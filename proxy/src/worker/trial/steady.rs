@@ -120,7 +120,7 @@ impl Life {
             let config = Arc::new(config);
             let (core, control, unix, seats) = (Core(0), tell, None, Seats::new(1));
             let base = Base { core, config, mailbox, lanes, control, doors: own, unix, seats };
-            let make = |core, config| Lane::new(core, config, [7; 32]);
+            let make = |core, config, before| Lane::new(core, config, [7; 32], before);
             allocation_counter::measure(|| run(base, |ready| ready.unwrap(), make)).count_total
         });
         Self { worker, lane, address }
