@@ -85,7 +85,8 @@ impl Broker {
             }
             Mail::Enter { core, conn, database, user } => {
                 let refused = self.clients.enter(&self.config, database, user);
-                out.push((*core, Mail::Entered { conn: *conn, refused }));
+                let (database, user) = (Arc::clone(database), Arc::clone(user));
+                out.push((*core, Mail::Entered { conn: *conn, database, user, refused }));
             }
             Mail::Left { database, user } => self.clients.left(database, user),
             Mail::Config(_)

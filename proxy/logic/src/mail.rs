@@ -96,6 +96,10 @@ pub enum Mail {
     Entered {
         /// Who asked.
         conn: ConnId,
+        /// The database it wanted.
+        database: Arc<str>,
+        /// The user it is.
+        user: Arc<str>,
         /// None, or the limit that is reached, in words.
         refused: Option<String>,
     },

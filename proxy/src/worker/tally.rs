@@ -4,7 +4,7 @@
 //! can no longer say so; its driver can. The lane that starts anew must know what it has been
 //! ordered to do: that its pools are paused, or that the process is ending.
 
-use pgring_logic::id::{ConnId, Core, PoolKey};
+use pgring_logic::id::{Core, PoolKey};
 use pgring_logic::mail::{Mail, Order};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,9 +24,8 @@ pub(super) struct Tally {
     /// opened: no slot can have had more lives than that.
     before: u32,
     servers: BTreeMap<PoolKey, u32>,
-    /// Clients that have asked to come in.
-    asking: BTreeMap<ConnId, Name>,
-    /// Clients that have been let in.
+    /// Clients that have been let in, those among them that had left before they heard it until
+    /// their lane says so.
     inside: BTreeMap<Name, u32>,
     /// Orders that last, with their numbers, oldest first.
     orders: Vec<(u64, Order)>,
@@ -34,8 +33,8 @@ pub(super) struct Tally {
 
 impl Tally {
     pub(super) fn new(core: Core) -> Self {
-        let (servers, asking, inside) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { core, before: 0, servers, asking, inside, orders: Vec::new() }
+        let (servers, inside) = (BTreeMap::new(), BTreeMap::new());
+        Self { core, before: 0, servers, inside, orders: Vec::new() }
     }
 
     /// The generation that those of a lane which begins now are to begin after.
@@ -52,11 +51,8 @@ impl Tally {
     pub(super) fn incoming(&mut self, mail: &Mail) {
         if let Mail::Permit { pool, count } = mail {
             add(&mut self.servers, pool, *count);
-        } else if let Mail::Entered { conn, refused } = mail
-            && let Some(name) = self.asking.remove(conn)
-            && refused.is_none()
-        {
-            add(&mut self.inside, &name, 1);
+        } else if let Mail::Entered { database, user, refused: None, .. } = mail {
+            add(&mut self.inside, &(Arc::clone(database), Arc::clone(user)), 1);
         } else if let Mail::Order { number, order } = mail {
             self.ordered(*number, order);
         }
@@ -96,8 +92,6 @@ impl Tally {
             remove(&mut self.servers, pool, *count);
         } else if let Mail::Moved { pool, .. } = mail {
             add(&mut self.servers, pool, 1);
-        } else if let Mail::Enter { conn, database, user, .. } = mail {
-            self.asking.insert(*conn, (Arc::clone(database), Arc::clone(user)));
         } else if let Mail::Left { database, user } = mail {
             remove(&mut self.inside, &(Arc::clone(database), Arc::clone(user)), 1);
         }
@@ -123,10 +117,8 @@ impl Tally {
                 }),
             );
         }
-        // Whom the answer lets in is already gone; it was asked for before this is said.
-        for (database, user) in std::mem::take(&mut self.asking).into_values() {
-            letters.push(Mail::Left { database, user });
-        }
+        // Who asked and has no answer yet may be refused. If not, the answer finds nobody in the
+        // lane that starts anew, and that one says so.
         letters
     }
 }
@@ -150,9 +142,10 @@ fn remove<Key: Ord>(counts: &mut BTreeMap<Key, u32>, key: &Key, count: u32) {
 #[cfg(test)]
 mod tests {
     use super::Tally;
-    use pgring_logic::id::{Core, PoolKey, Side};
+    use pgring_logic::id::{ConnId, Core, PoolKey, Side};
     use pgring_logic::mail::{Mail, Order};
     use pgring_logic::slab::Slab;
+    use std::sync::Arc;
 
     #[test]
     fn a_lane_that_starts_anew_hears_the_last_word_on_every_database() {
@@ -198,6 +191,30 @@ mod tests {
         seen.sort();
         seen.dedup();
         assert_eq!(seen.len(), all);
+    }
+
+    #[test]
+    fn who_falls_while_asking_leaves_once_and_only_if_let_in() {
+        let mut tally = Tally::new(Core(1));
+        let conn = ConnId::new(Side::Client, 0, 1);
+        let (database, user): (Arc<str>, Arc<str>) = ("shop".into(), "app".into());
+        let left = Mail::Left { database: Arc::clone(&database), user: Arc::clone(&user) };
+        let entered = |refused| {
+            let (database, user) = (Arc::clone(&database), Arc::clone(&user));
+            Mail::Entered { conn, database, user, refused }
+        };
+        let (database, user) = (Arc::clone(&database), Arc::clone(&user));
+        tally.outgoing(&Mail::Enter { core: Core(1), conn, database, user });
+        assert!(tally.fall().is_empty(), "somebody else's place would be given up");
+        tally.incoming(&entered(Some("full".to_owned())));
+        assert!(tally.fall().is_empty(), "a refused one has no place");
+        // The next lane finds nobody of that name and says that its place is free.
+        tally.incoming(&entered(None));
+        tally.outgoing(&left);
+        assert!(tally.fall().is_empty());
+        // Or it falls before it can.
+        tally.incoming(&entered(None));
+        assert!(matches!(tally.fall()[..], [Mail::Left { .. }]));
     }
 
     #[test]

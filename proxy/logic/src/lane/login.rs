@@ -145,11 +145,15 @@ impl Lane {
     pub(super) fn entered(
         &mut self,
         now: Instant,
-        id: ConnId,
+        (id, database, user): (ConnId, Arc<str>, Arc<str>),
         refused: Option<String>,
         actions: &mut Out,
     ) {
         let Some(client) = self.clients.get_mut(id).filter(|client| !client.is_gone()) else {
+            // It has left meanwhile, or fell with an earlier lane: the place it got is free.
+            if refused.is_none() {
+                actions.push(Action::Tell(Box::new(Mail::Left { database, user })));
+            }
             return;
         };
         if let Some(limit) = refused {
@@ -197,5 +201,44 @@ impl Lane {
     /// Whether the client's server is its own until it leaves.
     pub(super) fn is_session_mode(&self, pool: usize) -> bool {
         self.pools[pool].mode() == PoolMode::Session
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::action::Action;
+    use crate::lane::trial::Trial;
+    use crate::mail::{Event, Mail};
+
+    /// Whether the lane says that a place is free again, when this client is answered.
+    fn leaves(trial: &mut Trial, refused: Option<&str>) -> bool {
+        let (conn, database, user) = (trial.client, "app".into(), "app".into());
+        let refused = refused.map(str::to_owned);
+        let mut left = false;
+        trial.with_lane(|lane, now, actions| {
+            let mail = Mail::Entered { conn, database, user, refused };
+            lane.handle(now, Event::Mail(mail), actions);
+            let tells = |action: &Action<Mail>| {
+                if let Action::Tell(mail) = action {
+                    matches!(**mail, Mail::Left { .. })
+                } else {
+                    false
+                }
+            };
+            left = actions.list.iter().any(tells);
+        });
+        left
+    }
+
+    #[test]
+    fn who_left_before_it_was_let_in_gives_its_place_back() {
+        let mut trial = Trial::start("");
+        trial.client_ends();
+        assert!(!leaves(&mut trial, Some("full")), "somebody else's place would be given up");
+        assert!(leaves(&mut trial, None));
+        // Nor does it matter whether there is still something to be seen of it.
+        trial.happens(Event::Closed { conn: trial.client });
+        assert!(!leaves(&mut trial, Some("full")));
+        assert!(leaves(&mut trial, None));
     }
 }

@@ -68,7 +68,9 @@ impl Lane {
                 }
             }
             Mail::Shrink { pool, count } => self.shrink(now, &pool, count, actions),
-            Mail::Entered { conn, refused } => self.entered(now, conn, refused, actions),
+            Mail::Entered { conn, database, user, refused } => {
+                self.entered(now, (conn, database, user), refused, actions);
+            }
             Mail::Derived { conn, salted } => self.derived(conn, salted, actions),
             Mail::Answer { conn, bytes } => self.console_answered(conn, &bytes, actions),
             Mail::Ask(number) => {

@@ -138,8 +138,8 @@ fn broker(mut control: UnboundedReceiver<Mail>, lane: MailboxSender) {
     std::thread::spawn(move || {
         let mut permitted = false;
         while let Some(mail) = control.blocking_recv() {
-            if let Mail::Enter { conn, .. } = mail {
-                lane.send(Mail::Entered { conn, refused: None });
+            if let Mail::Enter { conn, database, user, .. } = mail {
+                lane.send(Mail::Entered { conn, database, user, refused: None });
             } else if let Mail::Demand { pool, need: 1.., .. } = mail
                 && !std::mem::replace(&mut permitted, true)
             {
