@@ -9,13 +9,14 @@
 //! - of headers it copies at submission (feature `SUBMIT_STABLE`): they lie in the ring's own
 //!   arena, which is emptied when everything is submitted.
 //!
-//! A ring that is dropped first cancels whatever the kernel still has of it.
+//! A ring that is dropped first cancels whatever the kernel still has of it (`end`).
 #![expect(unsafe_code, reason = "the kernel is given addresses here and nowhere else")]
 
 mod arena;
 pub mod bell;
 pub mod buffers;
 pub mod chunk;
+mod end;
 pub mod limits;
 pub mod listen;
 mod memory;
@@ -27,7 +28,7 @@ pub mod token;
 use arena::{Arena, IOVECS};
 use buffers::{BUFFER_SIZE, Buffers, LARGE, LARGE_SIZE, Lease, SMALL};
 use chunk::Chunk;
-use io_uring::types::{CancelBuilder, Fd, SubmitArgs, Timespec};
+use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use outbox::{CHUNKS_PER_SEND, Outbox};
 use socket2::SockAddr;
@@ -297,23 +298,6 @@ impl Ring {
     fn empty_arena(&mut self) {
         if self.uring.submission().is_empty() {
             self.arena.clear();
-        }
-    }
-}
-
-impl Drop for Ring {
-    fn drop(&mut self) {
-        self.submit();
-        self.empty_arena();
-        let limit = Timespec::new().sec(1);
-        let cancelled =
-            self.uring.submitter().register_sync_cancel(Some(limit), CancelBuilder::any());
-        let idle = match cancelled {
-            Ok(()) => true,
-            Err(why) => why.kind() == io::ErrorKind::NotFound,
-        };
-        if !idle {
-            self.buffers.abandon();
         }
     }
 }
