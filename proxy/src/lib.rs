@@ -125,7 +125,10 @@ impl Workers {
             let ready = ready.clone();
             let thread = Builder::new().name(format!("pgring-{index}")).spawn(move || {
                 let tell = |result: Result<(), RingError>| drop(ready.send(result));
-                run(base, tell, new_lane);
+                if let Err(why) = run(base, tell, new_lane) {
+                    tracing::error!(core = core.0, "{why}; the process ends");
+                    end();
+                }
             });
             threads.push(thread.map_err(say)?);
         }
@@ -134,6 +137,15 @@ impl Workers {
         }
         Ok(threads)
     }
+}
+
+/// Ends the process from the thread of a worker that cannot go on.
+#[expect(
+    clippy::exit,
+    reason = "an orderly end waits for answers of all lanes, one of which is none"
+)]
+fn end() -> ! {
+    std::process::exit(1)
 }
 
 /// A fresh lane, its choices seeded by the operating system.

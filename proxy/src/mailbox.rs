@@ -10,11 +10,13 @@
 
 pub mod seats;
 
+use crate::clock;
 use crate::mailbox::seats::Seat;
 use crate::ring::bell::Bell;
 use crossbeam::queue::SegQueue;
 use pgring_logic::mail::{Mail, Peer};
 use pgring_logic::parcel::Parcel;
+use pgring_logic::time::Instant;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -48,6 +50,8 @@ pub enum Letter {
 struct Shared {
     queue: SegQueue<Letter>,
     asleep: AtomicBool,
+    /// The last letter is in the queue.
+    stopped: AtomicBool,
     bell: Bell,
 }
 
@@ -78,6 +82,9 @@ impl MailboxSender {
 
     /// Sends any letter.
     pub fn post(&self, letter: Letter) {
+        if matches!(letter, Letter::Stop) {
+            self.0.stopped.store(true, Ordering::Relaxed);
+        }
         self.0.queue.push(letter);
         fence(Ordering::SeqCst);
         // The first of several senders rings.
@@ -90,8 +97,9 @@ impl MailboxSender {
 impl Mailbox {
     /// An empty one.
     pub fn new() -> io::Result<Self> {
-        let (queue, asleep) = (SegQueue::new(), AtomicBool::new(false));
-        Ok(Self(Arc::new(Shared { queue, asleep, bell: Bell::new()? })))
+        let (asleep, stopped) = (AtomicBool::new(false), AtomicBool::new(false));
+        let (queue, bell) = (SegQueue::new(), Bell::new()?);
+        Ok(Self(Arc::new(Shared { queue, asleep, stopped, bell })))
     }
 
     /// A way to send to it.
@@ -120,6 +128,22 @@ impl Mailbox {
         sleep
     }
 
+    /// Waits until then without a ring, or until [`Letter::Stop`] comes: tells whether it has. All
+    /// letters stay in the queue.
+    pub fn rest(&self, until: Instant) -> bool {
+        loop {
+            self.0.asleep.store(true, Ordering::SeqCst);
+            fence(Ordering::SeqCst);
+            let stopped = self.0.stopped.load(Ordering::Relaxed);
+            let left = until.since(clock::now());
+            if stopped || left.is_zero() {
+                self.awake();
+                return stopped;
+            }
+            self.0.bell.wait(left);
+        }
+    }
+
     /// Awake again.
     pub fn awake(&self) {
         self.0.asleep.store(false, Ordering::Relaxed);
@@ -129,9 +153,11 @@ impl Mailbox {
 #[cfg(test)]
 mod tests {
     use super::{Letter, Mailbox};
+    use crate::clock;
     use crate::ring::Ring;
     use crate::ring::token::{Kind, Token};
     use pgring_logic::mail::Mail;
+    use std::time::Duration;
 
     #[test]
     fn nobody_sleeps_on_a_letter() {
@@ -142,6 +168,28 @@ mod tests {
         assert!(!mailbox.doze());
         assert!(matches!(mailbox.take(), Some(Letter::Mail(Mail::Ask(1)))));
         assert!(mailbox.doze());
+    }
+
+    #[test]
+    fn only_the_last_letter_ends_a_rest_and_no_letter_is_lost_by_it() {
+        let mailbox = Mailbox::new().unwrap();
+        let sender = mailbox.sender();
+        sender.send(Mail::Ask(1));
+        let until = clock::now() + Duration::from_millis(50);
+        assert!(!mailbox.rest(until) && clock::now() >= until);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                sender.send(Mail::Ask(2));
+                sender.post(Letter::Stop);
+            });
+            let start = clock::now();
+            assert!(mailbox.rest(start + Duration::from_secs(60)));
+            assert!(clock::now().since(start) < Duration::from_secs(30));
+        });
+        for number in 1..=2 {
+            assert!(matches!(mailbox.take(), Some(Letter::Mail(Mail::Ask(is))) if is == number));
+        }
+        assert!(matches!(mailbox.take(), Some(Letter::Stop)));
     }
 
     #[test]

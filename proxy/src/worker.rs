@@ -12,6 +12,7 @@
 //! sends faster than another one reads is paused (`flow`), and how a descriptor is let go of
 //! (`close`).
 
+mod begin;
 mod close;
 mod conn;
 mod door;
@@ -29,6 +30,7 @@ use crate::ring::chunk::Spare;
 use crate::ring::support::RingError;
 use crate::ring::token::{Kind, Token};
 use crate::ring::{Completion, Ring};
+use crate::worker::begin::begin;
 use crate::worker::conn::{Phase, Table};
 use crate::worker::door::Door;
 use crate::worker::tally::Tally;
@@ -131,29 +133,34 @@ pub struct Base {
     pub seats: Arc<Seats>,
 }
 
-/// Runs the worker of one core on the calling thread until it is told to stop. `ready` hears
+/// Runs the worker of one core on the calling thread until it is told to stop; or tells why it
+/// cannot go on, and then the process should not either (`begin`). `ready` hears
 /// whether the ring could be built; `make` makes a world, and a fresh one when a lane falls, whose
 /// connections have generations after the one it is given.
 pub fn run<W: World>(
     mut base: Base,
     ready: impl FnOnce(Result<(), RingError>),
     make: impl Fn(Core, Arc<Config>, u32) -> W,
-) {
+) -> Result<(), String> {
     let mut ring = match Ring::new(base.config.limits.buffers) {
-        Ok(ring) => ring,
-        Err(why) => return ready(Err(why)),
+        Ok(ring) => Some(ring),
+        Err(why) => {
+            ready(Err(why));
+            return Ok(());
+        }
     };
     ready(Ok(()));
     let mut tally = Tally::new(base.core);
     loop {
-        let world = make(base.core, Arc::clone(&base.config), tally.before());
+        let world = || make(base.core, Arc::clone(&base.config), tally.before());
+        let Some((ring, world)) = begin(&base, ring.take(), world)? else { return Ok(()) };
         let start = clock::now();
         let life = catch_unwind(AssertUnwindSafe(|| {
             Worker::new(ring, world, &mut base, &mut tally).run()
         }));
         let core = base.core.0;
         match life {
-            Ok(Ok(())) => return,
+            Ok(Ok(())) => return Ok(()),
             Ok(Err(why)) => tracing::error!(core, "the ring broke: {why}"),
             Err(panic) => tracing::error!(core, "the lane fell over: {}", reason(&*panic)),
         }
@@ -162,13 +169,9 @@ pub fn run<W: World>(
         for mail in tally.fall() {
             base.tell(mail);
         }
-        ring = match Ring::new(base.config.limits.buffers) {
-            Ok(ring) => ring,
-            Err(why) => return tracing::error!(core, "no new ring: {why}"),
-        };
-        if clock::now().since(start) < SHORT_LIFE {
-            // Nothing is armed, so this only waits.
-            let _waited = ring.turn(Some(SHORT_LIFE), &mut Vec::new());
+        let now = clock::now();
+        if now.since(start) < SHORT_LIFE && base.mailbox.rest(now + SHORT_LIFE) {
+            return Ok(());
         }
     }
 }

@@ -51,7 +51,7 @@ impl Trial {
                 let (doors, unix) = (own, None);
                 let base = Base { core, config, mailbox, lanes, control, doors, unix, seats };
                 let make = |core, _, before| Relay::new((core, before), server, Arc::clone(&seen));
-                run(base, |ready| ready.unwrap(), make);
+                run(base, |ready| ready.unwrap(), make).unwrap();
             }));
         }
         Self { workers: threads, lanes, address: doors.addresses[0], control, seen }
@@ -315,6 +315,36 @@ fn the_last_words_reach_a_client_that_is_still_talking() {
         assert_eq!(said, "full");
     }
     trial.end();
+}
+
+#[test]
+fn a_lane_that_cannot_begin_is_tried_again() {
+    let trial = Trial::start(1, server(echo), |_| ());
+    trial.seen.stillborn.store(3, Ordering::SeqCst);
+    let mut client = trial.client();
+    client.write_all(b"!fall").unwrap();
+    assert_eq!(client.read(&mut [0; 9]).unwrap_or(0), 0, "its clients are dropped");
+    let mut next = trial.client();
+    next.write_all(b"hello").unwrap();
+    let mut answer = [0; 5];
+    next.read_exact(&mut answer).unwrap();
+    assert_eq!((&answer, trial.seen.stillborn.load(Ordering::SeqCst)), (b"hello", 0));
+    trial.seen.opened.store(2, Ordering::SeqCst);
+    drop(next);
+    trial.end();
+}
+
+#[test]
+fn the_process_may_end_while_a_lane_cannot_begin() {
+    let trial = Trial::start(1, server(echo), |_| ());
+    trial.seen.stillborn.store(u32::MAX, Ordering::SeqCst);
+    let mut client = trial.client();
+    client.write_all(b"!fall").unwrap();
+    trial.until("tried", |seen| seen.stillborn.load(Ordering::SeqCst) < u32::MAX - 1);
+    trial.lanes[0].post(Letter::Stop);
+    for worker in trial.workers {
+        worker.join().unwrap();
+    }
 }
 
 #[test]

@@ -17,6 +17,8 @@ pub(super) struct Seen {
     pub(super) opened: AtomicUsize,
     pub(super) closed: AtomicUsize,
     pub(super) highest: AtomicUsize,
+    /// So many worlds cannot be made.
+    pub(super) stillborn: AtomicU32,
     /// The generation last given.
     pub(super) newest: AtomicU32,
     pub(super) stalled: AtomicUsize,
@@ -61,6 +63,9 @@ pub(super) struct Relay {
 impl Relay {
     pub(super) fn new(place: (Core, u32), server: SocketAddr, seen: Arc<Seen>) -> Self {
         let (core, before) = place;
+        let one_less = |left: u32| left.checked_sub(1);
+        let stillborn = seen.stillborn.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_less);
+        assert!(stillborn.is_err(), "as it was told");
         let slots = [Vec::new(), Vec::new()];
         let (pairs, waiting, adopted) = (Vec::new(), Vec::new(), Vec::new());
         Self { core, server, seen, before, slots, pairs, waiting, adopted }

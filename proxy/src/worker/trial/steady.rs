@@ -121,7 +121,8 @@ impl Life {
             let (core, control, unix, seats) = (Core(0), tell, None, Seats::new(1));
             let base = Base { core, config, mailbox, lanes, control, doors: own, unix, seats };
             let make = |core, config, before| Lane::new(core, config, [7; 32], before);
-            allocation_counter::measure(|| run(base, |ready| ready.unwrap(), make)).count_total
+            let life = || run(base, |ready| ready.unwrap(), make).unwrap();
+            allocation_counter::measure(life).count_total
         });
         Self { worker, lane, address }
     }
