@@ -102,6 +102,12 @@ impl<W: World> Worker<'_, W> {
         let seen = conn.waiting || !conn.is_fresh();
         if conn.phase == Phase::Open && !conn.ended && seen {
             match conn.end {
+                // It may hold so much that no more is received, so its end is not awaited.
+                End::Not if conn.waiting && conn.broken != 0 => {
+                    conn.ended = true;
+                    let reason = words(conn.broken);
+                    self.events.push_back(Event::Failed { conn: id, reason });
+                }
                 End::Not => {}
                 End::Finished => {
                     conn.ended = true;

@@ -137,7 +137,8 @@ impl<W: World> Worker<'_, W> {
         }
     }
 
-    /// Sending has failed. What the peer said before it left is still shown to the lane.
+    /// Sending has failed. What the peer said before it left is still shown to the lane, and the
+    /// failure only after that: it may be the answer that a client waits for.
     fn break_off(&mut self, id: ConnId, errno: i32) {
         let Some(conn) = self.table.get(id) else { return };
         if let Some(busy) = &mut conn.busy {
@@ -151,11 +152,11 @@ impl<W: World> Worker<'_, W> {
         }
         if conn.end == End::Not {
             match &conn.fd {
-                // Ends the receive, after what has come.
-                Some(fd) if conn.receiving && !conn.stopping => {
-                    shut_down(fd.as_fd(), Shutdown::Both);
-                }
-                Some(_) | None => conn.end = End::Failed(conn.broken),
+                // Ends the receive after what has come, even if the peer stays. If none is armed,
+                // because the connection is paused, or has no buffer, or the receive is being
+                // cancelled, the next one ends so.
+                Some(fd) => shut_down(fd.as_fd(), Shutdown::Both),
+                None => conn.end = End::Failed(conn.broken),
             }
         }
         self.let_go_on(id);

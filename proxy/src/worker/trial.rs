@@ -4,6 +4,7 @@
 
 mod relay;
 mod steady;
+mod step;
 
 use crate::mailbox::seats::Seats;
 use crate::mailbox::{Letter, Mailbox, MailboxSender};

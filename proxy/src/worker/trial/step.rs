@@ -1,0 +1,229 @@
+//! A worker on the thread of the test, which says when it takes its next turn.
+
+use crate::clock;
+use crate::mailbox::Mailbox;
+use crate::mailbox::seats::Seats;
+use crate::ring::Ring;
+use crate::worker::conn::Phase;
+use crate::worker::tally::Tally;
+use crate::worker::{Base, Worker, World};
+use pgring_logic::action::{Action, Actions, CloseMode, Progress, Want};
+use pgring_logic::config::Config;
+use pgring_logic::id::{ConnId, Core, Side};
+use pgring_logic::mail::{Event, Mail, Peer};
+use pgring_logic::parcel::Parcel;
+use pgring_logic::time::{Duration, Instant};
+use socket2::{Domain, Socket, Type};
+use std::io::Write;
+use std::sync::Arc;
+use tokio::sync::mpsc::unbounded_channel;
+
+const SERVER: ConnId = ConnId::new(Side::Server, 0, 1);
+const CLIENT: ConnId = ConnId::new(Side::Client, 0, 1);
+
+/// A world that forwards what a server says to the client, and remembers what it is told.
+#[derive(Default)]
+struct Record {
+    answers: Vec<u8>,
+    ends: Vec<ConnId>,
+    closed: Vec<ConnId>,
+}
+
+impl World for Record {
+    fn accept(&mut self, _now: Instant, _peer: Peer, _refused: bool) -> ConnId {
+        panic!("nobody comes")
+    }
+
+    fn adopt(&mut self, _now: Instant, _parcel: Parcel, _actions: &mut Actions<Mail>) -> ConnId {
+        panic!("nobody comes")
+    }
+
+    fn receive(
+        &mut self,
+        _now: Instant,
+        conn: ConnId,
+        bytes: &[u8],
+        actions: &mut Actions<Mail>,
+    ) -> Progress {
+        assert!(!self.ends.contains(&conn), "shown after its end");
+        if conn == SERVER {
+            self.answers.extend_from_slice(bytes);
+            actions.forward(SERVER, CLIENT, 0, bytes.len());
+        }
+        Progress { consumed: bytes.len(), want: Want::More }
+    }
+
+    fn handle(&mut self, _now: Instant, event: Event, actions: &mut Actions<Mail>) {
+        match event {
+            Event::Ended { conn } | Event::Failed { conn, .. } => {
+                self.ends.push(conn);
+                actions.push(Action::Close { conn, mode: CloseMode::Now });
+            }
+            Event::Closed { conn } => self.closed.push(conn),
+            Event::Connected { .. } | Event::Stalled { .. } | Event::Mail(_) | Event::Timeout => {
+                panic!("{event:?}")
+            }
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        None
+    }
+}
+
+/// Lets a worker with an open client and an open server be looked at, with their peers.
+fn with_worker(look: impl FnOnce(&mut Worker<'_, Record>, (Socket, Socket))) {
+    let (core, mailbox) = (Core(0), Mailbox::new().unwrap());
+    let (control, _heard) = unbounded_channel();
+    let config = Arc::new(Config::default());
+    let (lanes, doors, unix, seats) = (Vec::new(), Vec::new(), None, Seats::new(1));
+    let mut base = Base { core, config, mailbox, lanes, control, doors, unix, seats };
+    let (ring, mut tally) = (Ring::new(64).unwrap(), Tally::new(core));
+    let mut worker = Worker::new(ring, Record::default(), &mut base, &mut tally);
+    let [client, server] = [CLIENT, SERVER].map(|id| {
+        let (ours, theirs) = Socket::pair(Domain::UNIX, Type::STREAM, None).unwrap();
+        ours.set_nonblocking(true).unwrap();
+        ours.set_send_buffer_size(8 * 1024).unwrap();
+        worker.table.open(id, Some(ours.into()), (Phase::Open, clock::now()));
+        theirs
+    });
+    look(&mut worker, (client, server));
+}
+
+impl Worker<'_, Record> {
+    /// One turn.
+    fn step(&mut self) {
+        self.settle();
+        self.flush();
+        let mut completions = Vec::new();
+        self.ring.turn(Some(Duration::from_millis(10)), &mut completions).unwrap();
+        self.now = clock::now();
+        for completion in completions {
+            self.complete(completion);
+            self.settle();
+        }
+        self.feed_the_starved();
+        self.settle();
+    }
+
+    fn steps(&mut self) {
+        for _ in 0..10 {
+            self.step();
+        }
+    }
+
+    /// Queues something for the server, which has said its last and closed: that fails.
+    fn ask_the_dead(&mut self, mut server: Socket) {
+        server.write_all(b"rows, FATAL").unwrap();
+        drop(server);
+        self.table.busy(SERVER).unwrap().outbox.append(b"Terminate", &mut self.spare);
+        self.mark_dirty(SERVER);
+    }
+
+    /// The client takes too little: the server is paused.
+    fn pause(&mut self) {
+        self.table.get(SERVER).unwrap().paused_by = Some(CLIENT);
+        self.table.busy(CLIENT).unwrap().holds.push(SERVER);
+        self.arm(SERVER);
+    }
+
+    /// All its words were heard, and then its end, once.
+    fn assert_heard_out(&mut self) {
+        assert_eq!(self.world.answers.escape_ascii().to_string(), "rows, FATAL");
+        assert_eq!((&self.world.ends[..], &self.world.closed[..]), (&[SERVER][..], &[SERVER][..]));
+        assert!(self.table.get(SERVER).is_none());
+    }
+}
+
+#[test]
+fn the_last_words_of_a_server_are_heard_though_it_cannot_be_sent_to() {
+    with_worker(|worker, (_client, server)| {
+        worker.arm(SERVER);
+        worker.step();
+        worker.ask_the_dead(server);
+        worker.steps();
+        worker.assert_heard_out();
+    });
+}
+
+#[test]
+fn the_last_words_of_a_paused_server_are_heard_when_it_may_go_on() {
+    with_worker(|worker, (_client, server)| {
+        worker.pause();
+        worker.ask_the_dead(server);
+        worker.steps();
+        assert!(worker.table.get(SERVER).unwrap().broken != 0, "it cannot be sent to");
+        assert!(worker.world.ends.is_empty(), "told of its end before its last words");
+        worker.let_go_on(CLIENT);
+        worker.steps();
+        worker.assert_heard_out();
+    });
+}
+
+#[test]
+fn the_last_words_of_a_server_are_heard_when_the_client_it_waits_for_closes() {
+    with_worker(|worker, (client, server)| {
+        worker.arm(CLIENT);
+        worker.pause();
+        worker.ask_the_dead(server);
+        worker.steps();
+        drop(client);
+        worker.steps();
+        assert_eq!(worker.world.answers.escape_ascii().to_string(), "rows, FATAL");
+        assert_eq!(worker.world.ends, [CLIENT, SERVER]);
+    });
+}
+
+#[test]
+fn the_last_words_of_a_server_are_heard_when_its_receive_was_being_cancelled() {
+    with_worker(|worker, (_client, server)| {
+        worker.arm(SERVER);
+        worker.step();
+        worker.pause();
+        worker.ask_the_dead(server);
+        worker.steps();
+        assert!(worker.world.ends.is_empty(), "told of its end before its last words");
+        worker.unpair(SERVER);
+        worker.steps();
+        worker.assert_heard_out();
+    });
+}
+
+#[test]
+fn the_last_words_of_a_server_are_heard_when_there_is_a_buffer_for_them() {
+    with_worker(|worker, (_client, server)| {
+        worker.table.get(SERVER).unwrap().starved = true;
+        worker.ask_the_dead(server);
+        worker.flush();
+        worker.step();
+        worker.starved.push_back(SERVER);
+        worker.steps();
+        worker.assert_heard_out();
+    });
+}
+
+#[test]
+fn who_is_not_to_be_shown_anything_is_known_to_be_gone_at_once() {
+    with_worker(|worker, (_client, server)| {
+        let conn = worker.table.get(SERVER).unwrap();
+        (conn.waiting, conn.full) = (true, true);
+        worker.ask_the_dead(server);
+        worker.steps();
+        assert_eq!(worker.world.ends, [SERVER]);
+    });
+}
+
+#[test]
+fn a_server_that_does_not_close_ends_when_it_cannot_be_sent_to() {
+    with_worker(|worker, (_client, server)| {
+        worker.pause();
+        server.shutdown(std::net::Shutdown::Read).unwrap();
+        worker.table.busy(SERVER).unwrap().outbox.append(b"Terminate", &mut worker.spare);
+        worker.mark_dirty(SERVER);
+        worker.steps();
+        worker.let_go_on(CLIENT);
+        worker.steps();
+        assert_eq!(worker.world.ends, [SERVER]);
+        drop(server);
+    });
+}
