@@ -4,6 +4,7 @@ use crate::clock;
 use crate::mailbox::Mailbox;
 use crate::mailbox::seats::Seats;
 use crate::ring::Ring;
+use crate::ring::buffers::BUFFER_SIZE;
 use crate::worker::conn::Phase;
 use crate::worker::tally::Tally;
 use crate::worker::{Base, Worker, World};
@@ -15,6 +16,7 @@ use pgring_logic::parcel::Parcel;
 use pgring_logic::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
 use std::io::Write;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::sync::mpsc::unbounded_channel;
 
@@ -203,6 +205,32 @@ fn the_last_words_of_a_server_are_heard_when_there_is_a_buffer_for_them() {
 }
 
 #[test]
+fn the_last_words_of_a_server_are_heard_behind_a_reset() {
+    with_worker(|worker, (_client, old)| {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener.listen(1).unwrap();
+        let ours = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        ours.connect(&listener.local_addr().unwrap()).unwrap();
+        let server = listener.accept().unwrap().0;
+        worker.table.get(SERVER).unwrap().fd = Some(ours.into());
+        worker.pause();
+        // The first that is sent brings the reset, the second fails by it.
+        worker.ask_the_dead(server);
+        worker.steps();
+        worker.table.busy(SERVER).unwrap().outbox.append(b"!", &mut worker.spare);
+        worker.mark_dirty(SERVER);
+        worker.steps();
+        let broken = worker.table.get(SERVER).unwrap().broken;
+        assert!(matches!(broken, libc::EPIPE | libc::ECONNRESET), "{broken}");
+        worker.let_go_on(CLIENT);
+        worker.steps();
+        worker.assert_heard_out();
+        drop(old);
+    });
+}
+
+#[test]
 fn who_is_not_to_be_shown_anything_is_known_to_be_gone_at_once() {
     with_worker(|worker, (_client, server)| {
         let conn = worker.table.get(SERVER).unwrap();
@@ -226,4 +254,66 @@ fn a_server_that_does_not_close_ends_when_it_cannot_be_sent_to() {
         assert_eq!(worker.world.ends, [SERVER]);
         drop(server);
     });
+}
+
+/// Sends of a long answer that are over when its reader leaves.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Cut {
+    /// None: the hasty one fails as a whole.
+    Before,
+    /// The hasty one, which took a part; the next, which waits, fails when it is submitted.
+    Between,
+    /// The hasty one; the next fails while it waits.
+    Waiting,
+    /// The same, but the lane closes the connection.
+    Closed,
+}
+
+/// Cuts a long answer short; `armed`: the client is being received from.
+fn cut_short(cut: Cut, armed: bool) {
+    with_worker(|worker, (client, mut server)| {
+        let free = worker.ring.buffers.free();
+        if armed {
+            worker.arm(CLIENT);
+        }
+        worker.arm(SERVER);
+        worker.step();
+        server.write_all(&vec![7; 8 * BUFFER_SIZE]).unwrap();
+        while !worker.table.get(CLIENT).unwrap().has_unsent() {
+            worker.step();
+        }
+        let steps = match cut {
+            Cut::Before => 0,
+            Cut::Between => 1,
+            Cut::Waiting | Cut::Closed => 2,
+        };
+        for _ in 0..steps {
+            worker.step();
+        }
+        let outbox = &worker.table.busy(CLIENT).unwrap().outbox;
+        assert!(outbox.leases() > 0, "{cut:?}: buffers wait to be sent");
+        assert_eq!(outbox.is_light(), cut == Cut::Before, "{cut:?}: a part was sent");
+        assert_eq!(outbox.in_flight(), steps == 2, "{cut:?}");
+        let (reader, ends) = if cut == Cut::Closed {
+            worker.close(CLIENT, CloseMode::Now);
+            (Some(client), &[][..])
+        } else {
+            // It has not read what came: that is a reset.
+            drop(client);
+            (None, &[CLIENT][..])
+        };
+        worker.steps();
+        drop(reader);
+        assert_eq!((&worker.world.ends[..], &worker.world.closed[..]), (ends, &[CLIENT][..]));
+        assert!(worker.table.get(CLIENT).is_none());
+        assert_eq!(worker.ring.buffers.free(), free, "{cut:?}: buffers are left behind");
+    });
+}
+
+#[test]
+fn a_reset_in_the_middle_of_a_hasty_send_leaves_no_buffer_behind_and_ends_the_client_once() {
+    for cut in [Cut::Before, Cut::Between, Cut::Waiting, Cut::Closed] {
+        cut_short(cut, false);
+        cut_short(cut, true);
+    }
 }
