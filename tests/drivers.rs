@@ -1,29 +1,14 @@
 //! Drivers of other languages through pgring: psycopg 3 and node-postgres, by scripts that end
 //! with an error if anything is not as it should be.
 
-use pgring_tests::command::{Outcome, at_most_minutes, run, say};
+use pgring_tests::command::{Outcome, at_most_minutes, run};
+use pgring_tests::driver::{installed, node_modules, python};
 use pgring_tests::pgring::{Pgring, Settings};
-use pgring_tests::postgres::{PASSWORD, Postgres, target_dir};
+use pgring_tests::postgres::{PASSWORD, Postgres};
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
-
-/// A path from the environment, or one below the target folder.
-fn path(variable: &str, default: &str) -> PathBuf {
-    std::env::var_os(variable).map_or_else(|| target_dir().join(default), PathBuf::from)
-}
-
-/// Whether the driver may be tested; panics if it is missing without permission.
-fn installed(probe: &Path) -> bool {
-    if probe.exists() {
-        return true;
-    }
-    let permitted = std::env::var_os("PGRING_SKIP_DRIVERS").is_some();
-    assert!(permitted, "{} is missing: run cargo xtask test", probe.display());
-    say("skipped: the driver is not installed, and PGRING_SKIP_DRIVERS is set");
-    false
-}
 
 /// Runs a script against pools of several shapes.
 fn drive(program: &Path, script: &str, environment: &[(&str, OsString)]) {
@@ -46,7 +31,7 @@ fn drive(program: &Path, script: &str, environment: &[(&str, OsString)]) {
 #[test]
 fn psycopg_works_as_without_a_pooler() {
     at_most_minutes(5);
-    let python = path("PGRING_PYTHON", "venv/bin/python");
+    let python = python();
     if installed(&python) {
         drive(&python, "psycopg3.py", &[]);
     }
@@ -55,7 +40,7 @@ fn psycopg_works_as_without_a_pooler() {
 #[test]
 fn node_postgres_works_as_without_a_pooler() {
     at_most_minutes(5);
-    let modules = path("NODE_PATH", "node/node_modules");
+    let modules = node_modules();
     if installed(&modules.join("pg")) {
         let environment = [("NODE_PATH", modules.into_os_string())];
         drive(Path::new("node"), "node_postgres.js", &environment);

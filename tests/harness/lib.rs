@@ -12,6 +12,7 @@ pub mod corpus_statements;
 pub mod crowd;
 pub mod dialogue;
 pub mod dice;
+pub mod driver;
 pub mod liar;
 pub mod message;
 pub mod pgring;
