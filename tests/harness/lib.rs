@@ -20,6 +20,8 @@ pub mod player;
 pub mod ports;
 pub mod postgres;
 pub mod probe;
+pub mod recording;
+pub mod relay;
 pub mod sql;
 pub mod transcript;
 pub mod watch;
