@@ -197,3 +197,27 @@ fn an_idle_timeout_of_one_database_concerns_no_other() {
     }
     assert_eq!(calm.value("SELECT 'still here'"), "still here");
 }
+
+#[test]
+#[ignore = "pgring looks at a changed limit only when a client changes its state"]
+fn a_limit_that_a_reload_sets_concerns_clients_who_are_idle_or_busy_already() {
+    at_most_minutes(2);
+    let node = Postgres::start();
+    let mut pgring = Settings::new(&node).set("auth.login_timeout", "500ms").start();
+    let mut console = pgring.console();
+    let [mut idle, mut within, mut running] = [(); 3].map(|()| login_to(&pgring, "app"));
+    idle.query("SELECT 1");
+    within.query("BEGIN");
+    running.send(&query("SELECT pg_sleep(30)"));
+    // When a later one is refused for its slow login, no timer of a login is left.
+    Wire::connect(pgring.address()).until_end();
+    pgring.rewrite(|settings| {
+        let settings = settings.set("pool.client_idle_timeout", "500ms");
+        settings.set("pool.idle_transaction_timeout", "500ms").set("pool.query_timeout", "500ms")
+    });
+    console.show("RELOAD");
+    for (client, code) in [(&mut idle, "57P05"), (&mut within, "25P03"), (&mut running, "57014")] {
+        client.patience(SOON);
+        assert_eq!(client.expect(b'E').code(), code);
+    }
+}
