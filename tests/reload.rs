@@ -199,7 +199,6 @@ fn an_idle_timeout_of_one_database_concerns_no_other() {
 }
 
 #[test]
-#[ignore = "pgring looks at a changed limit only when a client changes its state"]
 fn a_limit_that_a_reload_sets_concerns_clients_who_are_idle_or_busy_already() {
     at_most_minutes(2);
     let node = Postgres::start();

@@ -352,3 +352,26 @@ fn a_server_is_as_fresh_after_any_client() {
         assert_eq!(next.failure("SELECT 'still writable' INTO TEMP t; DROP TABLE t"), "", "{text}");
     }
 }
+
+/// `SELECT f()` does not say what f does; the server does.
+#[test]
+fn a_parameter_that_a_function_sets_stays_with_its_client() {
+    at_most_minutes(2);
+    let node = Postgres::start();
+    node.psql(
+        "CREATE FUNCTION moves() RETURNS void LANGUAGE plpgsql AS $$ BEGIN \
+         PERFORM set_config('TimeZone', 'Asia/Tokyo', false); END $$",
+    );
+    let pgring = Settings::new(&node).set("pool.size", 1).start();
+    let mut mover = Wire::login(pgring.address(), "app");
+    let mut other = Wire::login(pgring.address(), "app");
+    let before = other.value("SHOW TimeZone");
+    mover.query("SELECT moves()");
+    assert_eq!(other.value("SHOW TimeZone"), before);
+    assert_eq!(mover.value("SHOW TimeZone"), "Asia/Tokyo");
+    assert_eq!(other.value("SHOW TimeZone"), before);
+    mover.query("BEGIN; SELECT moves()");
+    mover.query("SET TimeZone = 'UTC'");
+    mover.query("ROLLBACK");
+    assert_eq!(mover.value("SHOW TimeZone"), "Asia/Tokyo");
+}

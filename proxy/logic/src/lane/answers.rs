@@ -251,9 +251,14 @@ impl Lane {
         actions: &mut Out,
     ) {
         match tag {
-            b'S' if self.reported(id, body).is_none() => {
-                return self.violated(now, id, "too many parameters reported", body, actions);
-            }
+            b'S' => match self.reported(id, body) {
+                Some(true) => self.suspect(id),
+                Some(false) => {}
+                None => {
+                    let reason = "too many parameters reported";
+                    return self.violated(now, id, reason, body, actions);
+                }
+            },
             b'G' if self.server_ref(id).is_some_and(|far| far.client.is_none()) => {
                 // Nobody is left to send the data.
                 return self.close_server(now, id, actions);

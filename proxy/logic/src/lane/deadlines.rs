@@ -134,7 +134,8 @@ impl Lane {
         self.watch_client(id);
     }
 
-    fn watch_client(&mut self, id: ConnId) {
+    /// Sees that the next limit of a client is kept.
+    pub(super) fn watch_client(&mut self, id: ConnId) {
         let Some(client) = self.clients.get(id) else { return };
         let Some((at, _)) = self.limit_of(client) else { return };
         let Some(client) = self.clients.get_mut(id) else { return };
@@ -186,7 +187,8 @@ impl Lane {
         let Some((due, limit)) = self.limit_of(client) else { return };
         if due > now || client.wait.is_some() && matches!(limit, Limit::Idle) {
             if let Some(client) = self.clients.get_mut(id) {
-                let due = due.max(now + Duration::from_millis(1));
+                // Who waits for a server is not idle; whether it is later, is looked at later.
+                let due = if due > now { due } else { now + TICK };
                 self.timers.schedule(&mut client.scheduled, Owner::Conn(id), due);
             }
             return;

@@ -300,13 +300,13 @@ impl Lane {
         self.server_lost(now, id, &message, actions);
     }
 
-    /// Takes in a `ParameterStatus`; none if it is malformed, or one too many.
-    pub(super) fn reported(&mut self, id: ConnId, body: &[u8]) -> Option<()> {
+    /// Takes in a `ParameterStatus`: whether it is news; none if it is malformed, or one too many.
+    pub(super) fn reported(&mut self, id: ConnId, body: &[u8]) -> Option<bool> {
         let (name, value) = backend::parameter_status(body).ok()?;
         let (name, value) = (core::str::from_utf8(name).ok()?, String::from_utf8_lossy(value));
         let far = self.servers.get_mut(id).and_then(Far::server_mut)?;
         if far.reported.get(name).is_some_and(|known| *known == value) {
-            return Some(());
+            return Some(false);
         }
         let mut reported = (*far.reported).clone();
         reported.insert(name.to_owned(), value.into_owned());
@@ -315,7 +315,7 @@ impl Lane {
             return None;
         }
         far.reported = self.states.intern(reported);
-        Some(())
+        Some(true)
     }
 
     /// The first `ReadyForQuery`: the login is done. A standby is no place for writes, so until

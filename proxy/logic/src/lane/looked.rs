@@ -1,5 +1,6 @@
 //! Rows of pgring's own questions about a session.
 
+use crate::hints::Hints;
 use crate::id::ConnId;
 use crate::lane::Lane;
 use crate::lane::server::purpose;
@@ -8,6 +9,17 @@ use crate::state::Inspected;
 use pgring_wire::backend;
 
 impl Lane {
+    /// A server reports a parameter anew. If it is not pgring that has set it, the client has, in a
+    /// function perhaps, where no text shows it: the session is looked at.
+    pub(super) fn suspect(&mut self, id: ConnId) {
+        let Some(far) = self.server_ref(id) else { return };
+        let own = far.ledger.head().is_some_and(|entry| entry.origin == Origin::Own);
+        let client = far.client.filter(|client| !own && self.watches(*client));
+        if let Some(client) = client.and_then(|client| self.clients.get_mut(client)) {
+            client.hints |= Hints::STATE;
+        }
+    }
+
     /// A row of an inspection.
     pub(super) fn row(&mut self, id: ConnId, body: &[u8], whose: Option<Entry>) {
         let Some(entry) = whose.filter(|entry| entry.origin == Origin::Own) else { return };

@@ -168,6 +168,10 @@ impl Lane {
             self.ask(now, pool, actions);
             self.watch_pool(now, pool);
         }
+        // A limit may have become shorter for whoever is idle already.
+        for id in self.clients.ids() {
+            self.watch_client(id);
+        }
     }
 
     /// A pool whose database is gone: its clients go when they are between transactions.
