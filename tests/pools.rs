@@ -102,8 +102,8 @@ fn a_login_needs_no_free_server_once_the_pool_is_known() {
     }
 }
 
-/// The end of the connection tells what has become of the work: nothing, if nobody has asked for the
-/// end of the transaction; else nobody knows.
+/// The end of the connection tells what has become of the work: nothing, if nobody has asked for
+/// the end of the transaction; else nobody knows.
 #[test]
 fn a_client_is_told_what_is_known_when_its_server_is_lost() {
     at_most_minutes(3);

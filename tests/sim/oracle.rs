@@ -178,6 +178,9 @@ impl World {
     pub(crate) fn check_drained(&mut self) {
         for core in 0..self.plan.lanes {
             let (clients, slots) = (self.lanes[core].lane.clients(), self.clients_open(core));
+            if self.lanes[core].lane.broken() > 0 {
+                self.violate(format!("lane {core} has broken an invariant"));
+            }
             if clients > 0 || slots > 0 {
                 self.violate(format!("lane {core} still has {clients} clients, {slots} slots"));
             }

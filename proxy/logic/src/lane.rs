@@ -94,6 +94,8 @@ pub struct Lane {
     /// Entries skipped by the message at hand; a scratch list.
     skipped: Vec<Entry>,
     violations: u64,
+    /// Those that are our own fault.
+    broken: u64,
     login_failures: u64,
 }
 
@@ -128,6 +130,7 @@ impl Lane {
             orders: Orders::default(),
             skipped: Vec::new(),
             violations: 0,
+            broken: 0,
             login_failures: 0,
         }
     }
@@ -196,6 +199,11 @@ impl Lane {
     /// How many servers it has open or opening.
     pub fn servers(&self) -> usize {
         self.servers.len()
+    }
+
+    /// Invariants that pgring itself has broken.
+    pub fn broken(&self) -> u64 {
+        self.broken
     }
 
     fn ended(&mut self, now: Instant, conn: ConnId, reason: &str, actions: &mut Out) {

@@ -1,6 +1,6 @@
 //! Which client gets which server, and when another server is opened.
 
-use crate::action::Action;
+use crate::action::{Action, Level};
 use crate::id::ConnId;
 use crate::lane::client::{Phase as ClientPhase, Wait};
 use crate::lane::server::{Phase, purpose};
@@ -24,7 +24,7 @@ impl Lane {
         }
         let Some(pool) = client.pool.filter(|_| client.wait.is_none()) else { return false };
         let free = self.pools[pool].waiting_count == 0 && !self.pools[pool].paused;
-        if free && let Some(server) = self.idle_for(pool, id) {
+        if free && let Some(server) = self.idle_for(now, pool, id, actions) {
             self.attach(now, id, server, actions);
             return true;
         }
@@ -32,9 +32,40 @@ impl Lane {
         self.clients.get(id).is_some_and(|client| client.server.is_some())
     }
 
+    /// An idle server for a client. Invariants I2 and I8: a server changes hands only when nothing
+    /// of anybody is on it, and within its pool.
+    fn idle_for(
+        &mut self,
+        now: Instant,
+        pool: usize,
+        id: ConnId,
+        actions: &mut Out,
+    ) -> Option<ConnId> {
+        loop {
+            let server = self.pick(pool, id)?;
+            let far = self.server_ref(server);
+            if far.is_some_and(|far| far.is_clean() && far.client.is_none() && far.pool == pool) {
+                return Some(server);
+            }
+            self.breaks(
+                now,
+                server,
+                "a server that is not free was about to be given away",
+                actions,
+            );
+        }
+    }
+
+    /// Our own fault: an invariant does not hold. It costs this server and nothing else.
+    fn breaks(&mut self, now: Instant, server: ConnId, reason: &str, actions: &mut Out) {
+        self.broken += 1;
+        actions.note(Level::Error, format!("a bug of pgring: {reason}"));
+        self.server_lost(now, server, reason, actions);
+    }
+
     /// An idle server that suits a client: in session mode opened with its startup parameters,
     /// else preferably one that has its session parameters.
-    fn idle_for(&mut self, pool: usize, id: ConnId) -> Option<ConnId> {
+    fn pick(&mut self, pool: usize, id: ConnId) -> Option<ConnId> {
         let client = self.clients.get(id)?;
         let session = self.is_session_mode(pool);
         let servers = &self.servers;
@@ -97,9 +128,6 @@ impl Lane {
         }
         let session = self.is_session_mode(pool);
         let Some(far) = self.server_mut(server) else { return };
-        // Invariants I2 and I8: a server changes hands only when nothing of anybody is on it.
-        assert!(far.is_clean() && far.client.is_none(), "a server in the rank is clean");
-        assert!(far.pool == pool, "a client gets servers of its own pool");
         far.phase = Phase::Busy;
         far.client = Some(id);
         far.error = None;
@@ -139,7 +167,10 @@ impl Lane {
     /// rank.
     pub(super) fn free(&mut self, now: Instant, server: ConnId, actions: &mut Out) {
         let Some(far) = self.server_mut(server) else { return };
-        assert!(far.is_clean(), "only a clean server goes back to its pool");
+        if !far.is_clean() {
+            let reason = "a server that is not clean was about to go back to its pool";
+            return self.breaks(now, server, reason, actions);
+        }
         far.client = None;
         far.phase = Phase::Idle;
         far.used = now;
@@ -171,7 +202,7 @@ impl Lane {
                 continue;
             }
             let Some(id) = next else { break };
-            let Some(server) = self.idle_for(pool, id) else {
+            let Some(server) = self.idle_for(now, pool, id, actions) else {
                 self.make_room(now, pool, actions);
                 break;
             };
@@ -288,5 +319,22 @@ impl Lane {
         }
         self.fail_statement(id, code, message, actions);
         actions.push(Action::Resume(id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::lane::trial::{Trial, query};
+
+    #[test]
+    fn a_broken_invariant_costs_its_server_and_nobody_else() {
+        let mut trial = Trial::start("");
+        let server = trial.server;
+        trial.with_lane(|lane, _, _| lane.server_mut(server).expect("it").status = b'T');
+        trial.client_says(&query("SELECT 1"));
+        assert_eq!((trial.lane.broken(), trial.lane.idle_servers()), (1, 0));
+        assert!(trial.closes(server), "another's transaction is open on it");
+        assert_eq!(trial.forwards_to(server), 0);
+        assert!(trial.said_to(trial.client).is_empty(), "it waits for another server");
     }
 }

@@ -44,7 +44,7 @@ const PARAMETERS: [(&str, &str); 8] = [
     ("application_name", ""),
 ];
 
-/// Clients of the console beyond `clients_max`, so that somebody can look when all places are taken.
+/// Clients of the console beyond `clients_max`: somebody can look when all places are taken.
 const SPARE_MAX: usize = 8;
 
 /// Whether the console is the database that a client wants.

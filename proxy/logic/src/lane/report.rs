@@ -26,7 +26,7 @@ impl Lane {
                 .filter_map(|(_, far)| far.server())
                 .map(|far| self.report_server(far))
                 .collect(),
-            violations: self.violations,
+            violations: self.violations + self.broken,
             login_failures: self.login_failures,
             statement_bytes: self.texts.bytes() as u64,
             statements: self.texts.len() as u64,

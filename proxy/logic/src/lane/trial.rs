@@ -99,6 +99,14 @@ impl Trial {
         self.actions.list.iter().any(resumes)
     }
 
+    /// Whether this connection is to be closed.
+    pub(super) fn closes(&self, id: ConnId) -> bool {
+        let closes = |action: &Action<Mail>| {
+            if let Action::Close { conn, .. } = action { *conn == id } else { false }
+        };
+        self.actions.list.iter().any(closes)
+    }
+
     /// Whether a connection is to be opened.
     pub(super) fn connects(&self) -> bool {
         self.connecting().is_some()
