@@ -216,13 +216,13 @@ fn a_bad_file_is_refused_whole() {
     for (key, value) in
         [("pool.sice", "1"), ("pool.mode", "chaos"), ("pool.query_wait_timeout", "x")]
     {
-        let before = std::fs::read_to_string(pgring.config_path()).expect("the config");
+        let before = fs::read_to_string(pgring.config_path()).expect("the config");
         pgring.rewrite(|settings| settings.set("pool.size", 1).set(key, value));
         let error = console.ask("RELOAD").expect_err("a refusal");
         let text = error.field(b'M').unwrap_or_default() + &error.field(b'D').unwrap_or_default();
         let name = key.split('.').next_back().expect("a name");
         assert!(text.contains(name), "the message names the key: {text}");
-        std::fs::write(pgring.config_path(), before).expect("to restore the config");
+        fs::write(pgring.config_path(), before).expect("to restore the config");
     }
     assert_eq!(client.value("SELECT 'still in its transaction'"), "still in its transaction");
     let mut others: Vec<_> = (0..2).map(|_| Wire::login(pgring.address(), "app")).collect();

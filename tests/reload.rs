@@ -1,12 +1,15 @@
 //! A changed file at work: what SIGHUP and RELOAD apply to passwords, users and nodes, and whom
 //! they leave alone; and a setting of one database that concerns no other.
+#![expect(clippy::disallowed_types, reason = "a node that says nothing")]
 
 use pgring_tests::command::{at_most_minutes, until};
 use pgring_tests::message::{Message, V3_0, query, startup};
 use pgring_tests::pgring::{Pgring, Settings};
 use pgring_tests::postgres::{PASSWORD, Postgres};
 use pgring_tests::wire::Wire;
-use std::time::Duration;
+use std::net::TcpListener;
+use std::thread;
+use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(10);
 
@@ -171,6 +174,26 @@ fn who_waits_for_a_stopped_node_is_served_by_the_one_that_takes_its_place() {
     assert_eq!(client.until_ready(1)[1].value(), new.port().to_string());
     assert_eq!(login_to(&pgring, "moved").value(PORT), new.port().to_string());
     assert_eq!(steady.value(PID), pid);
+}
+
+#[test]
+fn a_reload_ends_attempts_at_the_address_it_replaces() {
+    at_most_minutes(2);
+    let node = Postgres::start();
+    // Its backlog takes connections, and nobody ever says anything.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = silent.local_addr().expect("an address").to_string();
+    let settings = Settings::new(&node).node(&address).set("pool.size", 1);
+    let mut pgring = settings.set("pool.server_connect_timeout", "1m").start();
+    let address = pgring.address();
+    let waiter = thread::spawn(move || Wire::login(address, "app").value("SELECT 'served'"));
+    let attempt = silent.accept().expect("an attempt");
+    let start = Instant::now();
+    pgring.rewrite(|settings| settings.node(&node.address().to_string()));
+    pgring.console().show("RELOAD");
+    assert_eq!(waiter.join().expect("to be served"), "served");
+    drop(attempt);
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
 }
 
 #[test]

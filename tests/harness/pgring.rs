@@ -148,8 +148,8 @@ impl Settings {
         }
         text.push_str("\n[[clusters]]\nname = \"main\"\n");
         for (number, node) in (1..).zip(&self.nodes) {
-            let node = format!("name = \"pg{number}\"\naddress = \"{node}\"\n");
-            text.push_str(&format!("[[clusters.nodes]]\n{node}"));
+            write!(text, "[[clusters.nodes]]\nname = \"pg{number}\"\naddress = \"{node}\"\n")
+                .expect("to write to a string");
         }
         write!(text, "\n{}", self.databases).expect("to write to a string");
         fs::write(home.join("pgring.toml"), text).expect("to write the config");

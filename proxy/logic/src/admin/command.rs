@@ -34,7 +34,7 @@ pub enum Command {
 pub enum Shutdown {
     /// At once.
     Now,
-    /// When the last client has left.
+    /// When the last client has been sent away, each between its transactions.
     WaitForClients,
     /// When no server is busy.
     WaitForServers,
@@ -93,7 +93,7 @@ pub const HELP: [(&str, &str); 9] = [
     ("RESUME [database]", "end PAUSE"),
     ("SET key = value", "accepted and ignored, for drivers that send it"),
     ("SHUTDOWN", "end the process now"),
-    ("SHUTDOWN WAIT_FOR_CLIENTS", "end it when the last client has left"),
+    ("SHUTDOWN WAIT_FOR_CLIENTS", "send clients away between transactions, then end it"),
     ("SHUTDOWN WAIT_FOR_SERVERS", "end it when no server is busy"),
 ];
 

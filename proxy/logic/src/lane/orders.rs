@@ -4,6 +4,7 @@ use crate::action::Action;
 use crate::config::{Config, Database};
 use crate::id::{ConnId, PoolKey};
 use crate::lane::client::Phase;
+use crate::lane::nodes::Round;
 use crate::lane::pool::Hungry;
 use crate::lane::server::Phase as ServerPhase;
 use crate::lane::{Lane, Out};
@@ -163,7 +164,10 @@ impl Lane {
                 rank.epoch = epoch;
                 rank.base = None;
                 rank.verified.clear();
+                rank.round = Round::default();
+                rank.retry_at = None;
                 self.close_idle(now, pool, actions);
+                self.close_opening(now, pool, actions);
             }
             self.ask(now, pool, actions);
             self.watch_pool(now, pool);
@@ -191,6 +195,16 @@ impl Lane {
     fn close_idle(&mut self, now: Instant, pool: usize, actions: &mut Out) {
         while let Some(&server) = self.pools[pool].idle.first() {
             self.close_server(now, server, actions);
+        }
+    }
+
+    /// Servers that are being opened where, or as whom, nobody is to be any more.
+    fn close_opening(&mut self, now: Instant, pool: usize, actions: &mut Out) {
+        for id in self.servers.ids() {
+            let far = self.server_ref(id);
+            if far.is_some_and(|far| far.pool == pool && far.counted && far.is_opening()) {
+                self.close_server(now, id, actions);
+            }
         }
     }
 

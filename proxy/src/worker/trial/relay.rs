@@ -232,7 +232,6 @@ impl World for Relay {
             Event::Stalled { quiet, .. } if quiet >= STALLED => {
                 self.seen.stalled.fetch_add(1, Ordering::SeqCst);
             }
-            Event::Stalled { .. } => {}
             Event::Closed { conn } => self.free_slot(conn),
             Event::Mail(Mail::Ask(1)) => {
                 actions.list.extend(self.waiting.drain(..).map(Action::Resume));
@@ -245,7 +244,7 @@ impl World for Relay {
             Event::Mail(Mail::Order { .. }) => {
                 self.seen.ordered.fetch_add(1, Ordering::SeqCst);
             }
-            Event::Timeout | Event::Mail(_) => {}
+            Event::Stalled { .. } | Event::Timeout | Event::Mail(_) => {}
         }
     }
 
