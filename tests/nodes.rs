@@ -1,6 +1,5 @@
 //! Which node gets the statements: the one that is not in recovery, wherever it stands in the list
 //! and whatever the others do.
-#![expect(clippy::disallowed_types, reason = "a node that accepts nobody")]
 
 use pgring_tests::command::{at_most_minutes, until};
 use pgring_tests::message::{Message, cancel, query};
@@ -9,6 +8,7 @@ use pgring_tests::ports::Port;
 use pgring_tests::postgres::Postgres;
 use pgring_tests::wire::Wire;
 use std::net::TcpListener;
+use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -22,9 +22,9 @@ fn crowd(pgring: &Pgring) {
         assert_eq!(row.as_deref(), Some("f"), "{answers:?}");
         client
     };
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let clients: Vec<_> = (0..20).map(|_| scope.spawn(ask)).collect();
-        let clients: Vec<_> = clients.into_iter().map(|client| client.join()).collect();
+        let clients: Vec<_> = clients.into_iter().map(ScopedJoinHandle::join).collect();
         assert!(clients.iter().all(Result::is_ok), "one of them was refused");
     });
 }

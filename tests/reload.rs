@@ -1,6 +1,5 @@
 //! A changed file at work: what SIGHUP and RELOAD apply to passwords, users and nodes, and whom
 //! they leave alone; and a setting of one database that concerns no other.
-#![expect(clippy::disallowed_types, reason = "a node that says nothing")]
 
 use pgring_tests::command::{at_most_minutes, until};
 use pgring_tests::message::{Message, V3_0, query, startup};
