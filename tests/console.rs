@@ -110,8 +110,19 @@ fn the_console_has_places_of_its_own() {
     more.send(&startup(V3_0, &[("user", "app"), ("database", "app")]));
     let error = more.authenticate("app", "").expect_err("all places are taken");
     assert_eq!(error.expect("an error").code(), "53300");
+    // Whoever is being sent away has none of these places.
+    let hello = startup(V3_0, &[("user", "app"), ("database", "app")]);
+    let storm: Vec<_> = (0..20)
+        .map(|_| {
+            let mut refused = Wire::connect(pgring.address());
+            refused.send(&hello);
+            assert_eq!(refused.expect(b'E').code(), "53300");
+            refused
+        })
+        .collect();
     let rows = pgring.console().show("SHOW CLIENTS");
     assert!(rows.iter().filter(|row| row["user"] == "app").count() >= clients.len());
+    drop(storm);
 }
 
 /// Whoever runs pgring may use its console by the Unix socket, without a password; nobody else may.

@@ -134,9 +134,9 @@ pub struct Base {
 }
 
 /// Runs the worker of one core on the calling thread until it is told to stop; or tells why it
-/// cannot go on, and then the process should not either (`begin`). `ready` hears
-/// whether the ring could be built; `make` makes a world, and a fresh one when a lane falls, whose
-/// connections have generations after the one it is given.
+/// cannot go on, and then the process should not either (`begin`). `ready` hears whether the ring
+/// could be built; `make` makes a world, and a fresh one when a lane falls, whose connections have
+/// generations after the one it is given.
 pub fn run<W: World>(
     mut base: Base,
     ready: impl FnOnce(Result<(), RingError>),

@@ -62,7 +62,8 @@ pub(super) fn is_owner(client: &Client, config: &Config) -> bool {
 impl Lane {
     /// Whether there is a place for a client of the console although all are taken.
     pub(super) fn has_spare_place(&self) -> bool {
-        let spare = |client: &Client| client.refused && !matches!(client.phase, Phase::Startup);
+        let inside = |client: &Client| matches!(client.phase, Phase::Auth(_) | Phase::Console(_));
+        let spare = |client: &Client| client.refused && inside(client);
         self.clients.iter().filter(|(_, client)| spare(client)).count() < SPARE_MAX
     }
 

@@ -129,11 +129,6 @@ impl Lane {
         self.watch_client(id);
     }
 
-    /// A query of a client runs: it may do so for as long as the limits allow.
-    pub(super) fn watch_query(&mut self, id: ConnId) {
-        self.watch_client(id);
-    }
-
     /// Sees that the next limit of a client is kept.
     pub(super) fn watch_client(&mut self, id: ConnId) {
         let Some(client) = self.clients.get(id) else { return };

@@ -4,7 +4,7 @@ use crate::action::{Action, Address, CloseMode, Level, Progress, Want};
 use crate::auth_server::{Credentials, ServerAuth, Step};
 use crate::id::{ConnId, Core, PoolKey, Secret};
 use crate::lane::client::{Client, Phase as ClientPhase};
-use crate::lane::nodes::Round;
+use crate::lane::nodes::{Round, is_last};
 use crate::lane::server::{Far, Phase, Server, ServerError};
 use crate::lane::{Lane, Out, all, behind, more};
 use crate::ledger::Ledger;
@@ -416,7 +416,7 @@ impl Lane {
         ((pool, step), error): ((usize, u32), &ServerError),
         actions: &mut Out,
     ) -> bool {
-        let ended = Round { step }.fail(step, &self.pools[pool].database.cluster);
+        let ended = is_last(step, &self.pools[pool].database.cluster);
         let gone = self.clients.get(id).is_none_or(Client::is_gone);
         if ended || gone || is_hopeless(error) {
             return false;

@@ -36,6 +36,11 @@ fn places(cluster: &Cluster) -> impl Iterator<Item = Place> + Clone + '_ {
     })
 }
 
+/// Whether the place that is so many steps on is the last before the first comes again.
+pub(super) fn is_last(step: u32, cluster: &Cluster) -> bool {
+    step as usize + 1 >= places(cluster).count()
+}
+
 /// Where a pool is on its way round.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Round {
@@ -49,11 +54,8 @@ impl Round {
         if step != self.step {
             return false;
         }
-        self.step += 1;
-        let ended = self.step as usize >= places(cluster).count();
-        if ended {
-            self.step = 0;
-        }
+        let ended = is_last(step, cluster);
+        self.step = if ended { 0 } else { step + 1 };
         ended
     }
 }

@@ -211,7 +211,7 @@ impl Lane {
             b'H' | b'd' | b'c' | b'f' if !attached => self.skip(id, message),
             b'S' => {
                 let step = self.expected(id, message, Expect::Sync, actions);
-                self.watch_query(id);
+                self.watch_client(id);
                 step
             }
             b'c' | b'f' => self.expected(id, message, Expect::CopyEnd, actions),
@@ -351,7 +351,7 @@ impl Lane {
             }
         }
         self.pools[pool].stats.queries += 1;
-        self.watch_query(id);
+        self.watch_client(id);
     }
 
     fn simple_query(

@@ -71,7 +71,8 @@ impl Lane {
         if far.unnamed.is_some() && far.unnamed == theirs && !maybe_lost {
             let hints = last.map_or(Hints::NONE, |unnamed| unnamed.hints);
             if !hints.is_empty() {
-                let text = last.map(|last| super::lending::text_of(&last.body).to_vec());
+                let text = last.filter(|_| hints.has(Hints::STATE));
+                let text = text.map(|last| super::lending::text_of(&last.body).to_vec());
                 self.note_hints(id, hints, text.as_deref().filter(|text| !text.is_empty()));
             }
             return None;
@@ -92,10 +93,9 @@ impl Lane {
         far.unnamed = Some(wanted);
         far.unnamed_segment = client.segment;
         far.ledger.push(Expect::Parse, Origin::Own, purpose::PARSE);
-        let text = (!hints.is_empty()).then(|| super::lending::text_of(&unnamed.body).to_vec());
-        if let Some(text) = text {
-            self.note_hints(id, hints, Some(&text));
-        }
+        let read = hints.has(Hints::STATE);
+        let text = read.then(|| super::lending::text_of(&unnamed.body).to_vec());
+        self.note_hints(id, hints, text.as_deref());
         None
     }
 

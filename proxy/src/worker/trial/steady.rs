@@ -219,6 +219,12 @@ fn a_transaction_allocates_nothing() {
         }
         ask::sync(out);
     });
+    let commit = said(|out| {
+        ask::parse(out, b"", b"COMMIT\0\0\0").unwrap();
+        ask::bind(out, b"", b"");
+        ask::execute(out, b"");
+        ask::sync(out);
+    });
     let prepare = said(|out| {
         ask::parse(out, b"s", text).unwrap();
         ask::sync(out);
@@ -231,6 +237,7 @@ fn a_transaction_allocates_nothing() {
     for (what, first, again) in [
         ("simple", &[][..], &simple),
         ("extended", &[][..], &extended),
+        ("commit", &[][..], &commit),
         ("prepared", &prepare[..], &prepared),
     ] {
         let count = cost(first, again);
