@@ -4,6 +4,8 @@
 
 use pgring_benches::Bench;
 use pgring_benches::stage::Stage;
+use pgring_logic::classify::cache::Cache;
+use pgring_logic::classify::classify;
 use pgring_logic::hints;
 use pgring_logic::metrics::Histogram;
 use pgring_logic::prepared::{ClientStatements, ServerName, ServerStatements, Texts};
@@ -16,6 +18,7 @@ fn main() {
     frames(&bench);
     statements(&bench);
     texts(&bench);
+    classes(&bench);
     counters(&bench);
     transactions(&bench);
     grants(&bench);
@@ -118,6 +121,27 @@ fn texts(bench: &Bench) {
     for (name, text) in [("a select", &plain[..]), ("a quoted insert", &quoted[..])] {
         bench.measure(&format!("scan of {name}"), 1, || hints::scan(black_box(text)));
     }
+}
+
+/// What a statement costs to classify: a hit lets the lexer pass over it, a miss parses it.
+fn classes(bench: &Bench) {
+    bench.section("classes (100-byte texts)");
+    let text = |number: usize| {
+        let mut text = format!("SELECT abalance, bid FROM accounts_{number} WHERE aid = 12345");
+        text.push_str(" AND filler <> 'something else'");
+        text.into_bytes()
+    };
+    for count in [10, 10_000] {
+        let texts: Vec<_> = (0..count).map(text).collect();
+        let mut cache = Cache::new(1, 1 << 24);
+        let mut at = 0;
+        bench.measure(&format!("cached, of {count}"), 1, || {
+            at = (at + 7_919) % count;
+            cache.classify(black_box(&texts[at]))
+        });
+    }
+    let text = text(1);
+    bench.measure("parsed", 1, || classify(black_box(&text)));
 }
 
 fn counters(bench: &Bench) {

@@ -44,3 +44,8 @@ fn no_bytes_of_a_server_that_were_ever_found_interesting_break_the_reader() {
 fn no_text_that_was_ever_found_interesting_breaks_a_parser() {
     replay("text", checks::texts::text);
 }
+
+#[test]
+fn no_statement_that_was_ever_found_interesting_is_of_two_classes() {
+    replay("classify", checks::classes::classify);
+}

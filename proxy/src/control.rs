@@ -8,6 +8,7 @@
 //! All of it runs in one thread on a tokio-uring runtime, so its state needs no lock: it is
 //! borrowed for a moment and never across an `await`.
 
+pub mod catalog;
 mod console;
 pub mod file;
 mod http;

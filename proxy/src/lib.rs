@@ -20,6 +20,7 @@ use crate::ring::limits::raise_files;
 use crate::ring::listen::{Doors, UnixDoor};
 use crate::ring::support::RingError;
 use crate::worker::{Base, falls, run};
+use pgring_logic::classify;
 use pgring_logic::config::Config;
 use pgring_logic::id::Core;
 use pgring_logic::lane::Lane;
@@ -33,6 +34,9 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 /// Files a process of ours needs beside its connections.
 const FILES_SPARE: usize = 64;
+
+/// A worker's stack: what the classifier needs, and as much again. What is not used costs nothing.
+const STACK_BYTES: usize = 2 * classify::STACK_BYTES;
 
 /// What each worker is given.
 struct Workers {
@@ -123,7 +127,8 @@ impl Workers {
                 seats: Arc::clone(&self.seats),
             };
             let ready = ready.clone();
-            let thread = Builder::new().name(format!("pgring-{index}")).spawn(move || {
+            let thread = Builder::new().name(format!("pgring-{index}")).stack_size(STACK_BYTES);
+            let thread = thread.spawn(move || {
                 let tell = |result: Result<(), RingError>| drop(ready.send(result));
                 if let Err(why) = run(base, tell, new_lane) {
                     tracing::error!(core = core.0, "{why}; the process ends");

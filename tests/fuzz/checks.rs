@@ -1,5 +1,5 @@
 //! What must hold for any bytes, from a client ([`frame`]) or a server ([`backend`]), and for any
-//! [`text`](texts::text).
+//! [`text`](texts::text); [`classify`](classes::classify) has rules of its own.
 //!
 //! 1. Nothing panics.
 //! 2. What is read does not depend on where the network cuts the stream.
@@ -8,6 +8,7 @@
 //! The first byte of the input says how the rest is cut. The fuzz targets and the test that
 //! replays their corpus both come here.
 
+pub mod classes;
 pub mod texts;
 
 use pgring_wire::auth::Stored;

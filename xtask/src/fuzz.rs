@@ -49,16 +49,19 @@ enum Target {
     Backend,
     /// SQL, console commands, startup options, configuration and users file.
     Text,
+    /// SQL: what it does.
+    Classify,
 }
 
 impl Target {
-    const ALL: [Self; 3] = [Self::Frame, Self::Backend, Self::Text];
+    const ALL: [Self; 4] = [Self::Frame, Self::Backend, Self::Text, Self::Classify];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Frame => "frame",
             Self::Backend => "backend",
             Self::Text => "text",
+            Self::Classify => "classify",
         }
     }
 }

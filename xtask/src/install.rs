@@ -17,9 +17,9 @@ const PSYCOPG: &str = "psycopg[binary]>=3.2,<4";
 /// The driver of Node.js that the tests use.
 const NODE_POSTGRES: &str = "pg@^8.13";
 
-/// The packages of `PostgreSQL` that every task with real nodes needs.
+/// What every task with real nodes needs: `PostgreSQL`, and what builds pgring.
 pub(crate) fn postgres() -> Outcome<()> {
-    packages(&wanted_for_nodes())
+    packages(&[wanted_for_build(), wanted_for_nodes()].concat())
 }
 
 /// Peers of the bench. One that cannot be had is no reason to fail; it is then not measured.
@@ -47,7 +47,7 @@ pub(crate) fn peers(names: &[&str]) {
 
 /// What `cargo xtask test` needs; gives the environment in which tests find it.
 pub(crate) fn for_tests() -> Outcome<Vec<(&'static str, PathBuf)>> {
-    let mut wanted = wanted_for_nodes();
+    let mut wanted = [wanted_for_build(), wanted_for_nodes()].concat();
     if !works("python3", &["-c", "import venv, ensurepip"]) {
         wanted.extend(["python3", "python3-venv"]);
     }
@@ -94,7 +94,33 @@ pub(crate) fn for_regress() -> Outcome<()> {
 
 /// What `cargo xtask fuzz` needs: libFuzzer itself comes as source.
 pub(crate) fn for_fuzz() -> Outcome<()> {
-    if works("c++", &["--version"]) { Ok(()) } else { packages(&["g++"]) }
+    let mut wanted = wanted_for_build();
+    if !works("c++", &["--version"]) {
+        wanted.push("g++");
+    }
+    packages(&wanted)
+}
+
+/// `PostgreSQL`'s grammar is C: its header is read by libclang, and with libclang's own headers.
+fn wanted_for_build() -> Vec<&'static str> {
+    let given = env::var_os("LIBCLANG_PATH").is_some();
+    let any = |directory: &str, found: &dyn Fn(&Path) -> bool| {
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path()).any(|path| found(&path))
+    };
+    let library = |directory: &Path| {
+        let name = |path: &Path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with("libclang.so") || name.starts_with("libclang-")
+        };
+        directory.to_str().is_some_and(|directory| any(directory, &name))
+    };
+    let header = |path: &Path| path.join("include/stddef.h").exists();
+    let version = |path: &Path| {
+        let (lib, clang) = (path.join("lib"), path.join("lib/clang"));
+        library(&lib) && clang.to_str().is_some_and(|clang| any(clang, &header))
+    };
+    if given || any("/usr/lib", &version) { Vec::new() } else { vec!["libclang-dev"] }
 }
 
 fn wanted_for_nodes() -> Vec<&'static str> {

@@ -14,6 +14,7 @@ use memchr::{memchr, memchr2, memchr3, memmem};
 use std::borrow::Cow;
 
 mod class;
+mod number;
 
 /// A piece of an SQL text.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -26,13 +27,13 @@ pub enum Token<'t> {
     Escaped(&'t [u8]),
     /// A string with its prefix and delimiters, as written.
     String(&'t [u8]),
-    /// Digits and dots. What follows them without a space (`e5`, `x1F`) is a word of its own.
+    /// A number. A word that follows it without a space is one of its own.
     Number(&'t [u8]),
     /// A parameter, `$1`.
     Parameter(&'t [u8]),
     /// The end of a statement.
     Semicolon,
-    /// Any other byte.
+    /// Any other byte; two dots are one.
     Symbol(u8),
 }
 
@@ -88,9 +89,7 @@ impl<'t> Lexer<'t> {
     }
 
     fn number(&mut self) -> Token<'t> {
-        let rest = &self.text[self.at..];
-        let length = rest.iter().position(|&byte| !matches!(byte, b'0'..=b'9' | b'.' | b'_'));
-        self.at += length.unwrap_or(rest.len());
+        self.at += number::length(&self.text[self.at..]);
         Token::Number(self.since_start())
     }
 
@@ -100,6 +99,18 @@ impl<'t> Lexer<'t> {
         loop {
             self.string_part(escapes);
             // 'a' and 'b' with a line end between them are one string, of the kind of the first.
+            let Some(next) = self.continuation() else { break };
+            self.at = next;
+        }
+        Token::String(self.since_start())
+    }
+
+    /// A bit string, in which nothing escapes a quote, its letter being here.
+    fn bits(&mut self) -> Token<'t> {
+        self.at += 2;
+        loop {
+            let rest = &self.text[self.at..];
+            self.at += memchr(b'\'', rest).map_or(rest.len(), |found| found + 1);
             let Some(next) = self.continuation() else { break };
             self.at = next;
         }
@@ -239,9 +250,10 @@ impl<'t> Iterator for Lexer<'t> {
                     continue;
                 }
                 Class::Escape if self.peek(1) == Some(b'\'') => self.string(1, true),
-                // Bits are the one kind that no setting gives a backslash a meaning in; they hold
-                // none either, so that the others' rule does no harm.
-                Class::Prefix if self.peek(1) == Some(b'\'') => self.string(1, self.backslashes),
+                Class::Prefix if self.peek(1) == Some(b'\'') => match first {
+                    b'n' | b'N' => self.string(1, self.backslashes),
+                    _ => self.bits(),
+                },
                 Class::Unicode if self.peek(1) == Some(b'&') => match self.peek(2) {
                     Some(b'\'') => self.string(2, self.backslashes),
                     Some(b'"') => {
@@ -261,6 +273,10 @@ impl<'t> Iterator for Lexer<'t> {
                 Class::Semicolon => {
                     self.at += 1;
                     Token::Semicolon
+                }
+                Class::Dot if self.peek(1) == Some(b'.') => {
+                    self.at += 2;
+                    Token::Symbol(b'.')
                 }
                 Class::Minus | Class::Slash | Class::Dot | Class::Other => {
                     self.at += 1;
@@ -368,8 +384,7 @@ mod tests {
                 "x",
                 ">",
                 "=",
-                ".5",
-                "e3",
+                ".5e3",
                 "AND",
                 "y",
                 "=",
@@ -378,10 +393,7 @@ mod tests {
             ]
         );
         assert_eq!(cut("ümlaut$1 übung"), ["ümlaut$1", "übung"]);
-        assert_eq!(
-            cut("1_000.5 0x1F a-1 a/b"),
-            ["1_000.5", "0", "x1F", "a", "-", "1", "a", "/", "b"]
-        );
+        assert_eq!(cut("1_000.5 0x1F a-1 a/b"), ["1_000.5", "0x1F", "a", "-", "1", "a", "/", "b"]);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 
 // Floor 1. Words.
 pub mod dice;
+pub mod hash;
 pub mod id;
 pub mod lexer;
 pub mod metrics;
@@ -17,6 +18,7 @@ pub mod time;
 
 // Floor 2. What is asked for, what is known, where things stand.
 pub mod action;
+pub mod classify;
 pub mod hints;
 pub mod ledger;
 pub mod slab;
@@ -24,6 +26,7 @@ pub mod state;
 pub mod timers;
 
 // Floor 3. Facts.
+pub mod catalog;
 pub mod config;
 pub mod parcel;
 

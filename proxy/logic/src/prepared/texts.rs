@@ -1,5 +1,6 @@
 //! Every statement text of a lane, kept once however many clients and servers use it.
 
+use crate::hash::Keys;
 use crate::hints::Hints;
 use hashbrown::HashTable;
 use std::sync::Arc;
@@ -37,7 +38,7 @@ pub struct Texts {
     slots: Vec<Slot>,
     free: Vec<u32>,
     bytes: usize,
-    keys: [u64; 2],
+    keys: Keys,
     /// All ones but in tests.
     mask: u64,
 }
@@ -54,15 +55,14 @@ struct Slot {
 }
 
 impl Texts {
-    /// No texts. `seed` keeps clients from choosing texts whose hashes collide: it comes from the
-    /// lane's dice.
+    /// No texts. `seed` comes from the lane's dice: no client knows it.
     pub fn new(seed: u64) -> Self {
         Self {
             table: HashTable::new(),
             slots: Vec::new(),
             free: Vec::new(),
             bytes: 0,
-            keys: [fold(seed ^ ODD[0], ODD[1]), fold(seed ^ ODD[1], ODD[2])],
+            keys: Keys::new(seed),
             mask: u64::MAX,
         }
     }
@@ -78,7 +78,7 @@ impl Texts {
     ///
     /// `hints` is asked only for a body not yet known.
     pub fn intern(&mut self, body: &[u8], hints: impl FnOnce() -> Hints) -> StatementId {
-        let hash = hash(self.keys, body) & self.mask;
+        let hash = self.keys.hash(body) & self.mask;
         let slots = &self.slots;
         let same = |&place: &u32| slots[place as usize].body.as_deref() == Some(body);
         if let Some(&place) = self.table.find(hash, same) {
@@ -162,35 +162,6 @@ impl Texts {
     pub fn is_empty(&self) -> bool {
         self.table.is_empty()
     }
-}
-
-/// Numbers without a pattern: the fractions of the square roots of 2, 3 and 5.
-const ODD: [u64; 3] = [0x6a09_e667_f3bc_c909, 0xbb67_ae85_84ca_a73b, 0x3c6e_f372_fe94_f82b];
-
-/// A hash of 16 bytes a multiplication. Both factors are hidden behind keys, so no client can
-/// write the bytes that make one of them zero and the product blind to all before.
-fn hash(keys: [u64; 2], bytes: &[u8]) -> u64 {
-    let (chunks, rest) = bytes.as_chunks::<16>();
-    let mut state = fold(bytes.len() as u64 ^ keys[1], ODD[0] ^ keys[0]);
-    for &chunk in chunks {
-        state = step(state, chunk, keys);
-    }
-    let mut last = [0; 16];
-    last[..rest.len()].copy_from_slice(rest);
-    fold(step(state, last, keys), ODD[2])
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "both halves of 16 bytes are wanted")]
-fn step(state: u64, chunk: [u8; 16], keys: [u64; 2]) -> u64 {
-    let both = u128::from_le_bytes(chunk);
-    fold(both as u64 ^ keys[0], (both >> 64) as u64 ^ keys[1] ^ state)
-}
-
-/// The two halves of the product, each carrying what the other lost.
-#[expect(clippy::cast_possible_truncation, reason = "both halves of the product are wanted")]
-fn fold(left: u64, right: u64) -> u64 {
-    let product = u128::from(left) * u128::from(right);
-    product as u64 ^ (product >> 64) as u64
 }
 
 #[cfg(test)]

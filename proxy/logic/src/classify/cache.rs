@@ -1,0 +1,284 @@
+//! What texts are, kept for the next time they come.
+//!
+//! The cache is bounded in bytes. What was not asked for since the hand of a clock came by last
+//! makes room for what is new. A hit costs one pass over the text and allocates nothing. Texts
+//! that do not parse are not kept: a broken text must not stand for a good one of the same key.
+
+use super::{Class, Reason, classify, key};
+use crate::hash::Keys;
+use hashbrown::HashTable;
+use std::sync::Arc;
+
+/// What is to be done with a statement.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    /// Any node may run it.
+    Read,
+    /// It opens a transaction; see [`Class::Begin`].
+    Begin {
+        /// READ ONLY.
+        read_only: bool,
+        /// SERIALIZABLE.
+        serializable: bool,
+    },
+    /// It belongs to the primary.
+    Primary {
+        /// It may write.
+        writes: bool,
+        /// What names mean may be another thing behind it.
+        defines: bool,
+    },
+}
+
+/// What an entry costs beside its key and its names, about.
+const ENTRY_BYTES: usize = 128;
+
+/// Classes of texts.
+#[derive(Debug)]
+pub struct Cache {
+    keys: Keys,
+    bytes_max: usize,
+    bytes: usize,
+    scratch: Vec<u8>,
+    table: HashTable<usize>,
+    entries: Vec<Option<Entry>>,
+    free: Vec<usize>,
+    hand: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    key: Box<[u8]>,
+    class: Arc<Class>,
+    /// What was said of it, and by which edition of what names mean.
+    verdict: Option<(u64, Verdict)>,
+    /// A standby has refused it as a write.
+    writes: bool,
+    bytes: usize,
+    used: bool,
+}
+
+impl Cache {
+    /// An empty one for so many bytes. Whoever does not know `seed` cannot make texts collide.
+    pub fn new(seed: u64, bytes_max: usize) -> Self {
+        Self {
+            keys: Keys::new(seed),
+            bytes_max,
+            bytes: 0,
+            scratch: Vec::new(),
+            table: HashTable::new(),
+            entries: Vec::new(),
+            free: Vec::new(),
+            hand: 0,
+        }
+    }
+
+    /// Bytes in use, about.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// What `text` does.
+    pub fn classify(&mut self, text: &[u8]) -> Arc<Class> {
+        let mut scratch = core::mem::take(&mut self.scratch);
+        scratch.clear();
+        let class = self.look_up(text, &mut scratch);
+        self.scratch = scratch;
+        class
+    }
+
+    /// What is to be done with `text` by this edition of what names mean: `judge` says of a read
+    /// whether it is one indeed, and is asked once for each edition.
+    pub fn verdict(
+        &mut self,
+        text: &[u8],
+        edition: u64,
+        judge: impl FnOnce(&super::Names) -> bool,
+    ) -> Verdict {
+        let mut scratch = core::mem::take(&mut self.scratch);
+        scratch.clear();
+        let found = self.find(text, &mut scratch);
+        self.scratch = scratch;
+        let entry = found.as_ref().ok().and_then(|index| self.entries[*index].as_ref());
+        if entry.is_some_and(|entry| entry.writes) {
+            return Verdict::Primary { writes: true, defines: false };
+        }
+        let known = entry.and_then(|entry| entry.verdict);
+        if let Some((_, verdict)) = known.filter(|(of, _)| *of == edition) {
+            return verdict;
+        }
+        let class = match &found {
+            Ok(index) => self.entries[*index].as_ref().map(|entry| Arc::clone(&entry.class)),
+            Err(class) => Some(Arc::clone(class)),
+        };
+        let Some(class) = class else {
+            return Verdict::Primary { writes: true, defines: true };
+        };
+        let verdict = match &*class {
+            Class::Read(names) if judge(names) => Verdict::Read,
+            Class::Read(_) => Verdict::Primary { writes: true, defines: false },
+            Class::Begin { read_only, serializable } => {
+                Verdict::Begin { read_only: *read_only, serializable: *serializable }
+            }
+            Class::Primary(reason) => {
+                Verdict::Primary { writes: reason.may_write(), defines: reason.may_define(text) }
+            }
+        };
+        if let Ok(index) = found
+            && let Some(entry) = &mut self.entries[index]
+        {
+            entry.verdict = Some((edition, verdict));
+        }
+        verdict
+    }
+
+    /// A standby has refused `text` as a write, whatever it was thought to be: it and all of its
+    /// key belong to the primary from now on.
+    pub fn learn(&mut self, text: &[u8]) {
+        let mut scratch = core::mem::take(&mut self.scratch);
+        scratch.clear();
+        let found = self.find(text, &mut scratch);
+        self.scratch = scratch;
+        if let Ok(index) = found
+            && let Some(entry) = &mut self.entries[index]
+        {
+            entry.writes = true;
+        }
+    }
+
+    fn look_up(&mut self, text: &[u8], scratch: &mut Vec<u8>) -> Arc<Class> {
+        match self.find(text, scratch) {
+            Ok(index) => {
+                let entry = self.entries[index].as_ref();
+                entry.map_or_else(|| Arc::new(classify(text)), |entry| Arc::clone(&entry.class))
+            }
+            Err(class) => class,
+        }
+    }
+
+    /// The place of a text, which may be new; or its class, if it has none.
+    fn find(&mut self, text: &[u8], scratch: &mut Vec<u8>) -> Result<usize, Arc<Class>> {
+        if text.len() > super::LENGTH_MAX {
+            return Err(Arc::new(Class::Primary(Reason::Long)));
+        }
+        if !key::write(text, scratch) {
+            return Err(Arc::new(Class::Primary(Reason::Ambiguous)));
+        }
+        let number = self.keys.hash(scratch);
+        let found = self.table.find(number, |&index| self.is_at(index, scratch)).copied();
+        if let Some(index) = found {
+            if let Some(entry) = &mut self.entries[index] {
+                entry.used = true;
+            }
+            return Ok(index);
+        }
+        let class = Arc::new(classify(text));
+        if matches!(*class, Class::Primary(Reason::Unparsed | Reason::Encoding)) {
+            return Err(class);
+        }
+        self.insert(number, scratch, &class).ok_or(class)
+    }
+
+    fn is_at(&self, index: usize, key: &[u8]) -> bool {
+        self.entries[index].as_ref().is_some_and(|entry| *entry.key == *key)
+    }
+
+    fn insert(&mut self, number: u64, key: &[u8], class: &Arc<Class>) -> Option<usize> {
+        let bytes = ENTRY_BYTES + key.len() + class.bytes();
+        if bytes > self.bytes_max {
+            return None;
+        }
+        while self.bytes + bytes > self.bytes_max {
+            self.make_room();
+        }
+        self.bytes += bytes;
+        let (class, verdict) = (Arc::clone(class), None);
+        let (key, used, writes) = (key.into(), false, false);
+        let entry = Entry { key, class, verdict, writes, bytes, used };
+        let index = if let Some(index) = self.free.pop() {
+            self.entries[index] = Some(entry);
+            index
+        } else {
+            self.entries.push(Some(entry));
+            self.entries.len() - 1
+        };
+        let (keys, entries) = (self.keys, &self.entries);
+        self.table.insert_unique(number, index, |&index| {
+            entries[index].as_ref().map_or(0, |entry| keys.hash(&entry.key))
+        });
+        Some(index)
+    }
+
+    /// The hand moves on by one.
+    fn make_room(&mut self) {
+        self.hand = (self.hand + 1) % self.entries.len();
+        let index = self.hand;
+        match &mut self.entries[index] {
+            Some(entry) if entry.used => entry.used = false,
+            Some(entry) => {
+                let number = self.keys.hash(&entry.key);
+                self.bytes -= entry.bytes;
+                self.entries[index] = None;
+                self.free.push(index);
+                if let Ok(found) = self.table.find_entry(number, |&other| other == index) {
+                    found.remove();
+                }
+            }
+            None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Cache, ENTRY_BYTES, Verdict};
+    use crate::classify::classify;
+    use std::sync::Arc;
+
+    #[test]
+    fn texts_of_one_key_are_parsed_once() {
+        let mut cache = Cache::new(1, 1 << 20);
+        let first = cache.classify(b"SELECT a FROM t WHERE b = 1");
+        let second = cache.classify(b"select a  from t where b = 22 /* again */");
+        assert!(Arc::ptr_eq(&first, &second));
+        assert_eq!(*first, classify(b"SELECT a FROM t WHERE b = 1"));
+        // A broken text of the same key would stand in the way of a good one.
+        let broken = cache.classify(b"SELECT a FROM t WHERE c = E'\\u12'");
+        let good = cache.classify(b"SELECT a FROM t WHERE c = E'\\u0012'");
+        assert_ne!(broken, good);
+    }
+
+    #[test]
+    fn a_verdict_holds_for_its_edition_and_what_was_learnt_for_ever() {
+        let mut cache = Cache::new(3, 1 << 20);
+        let mut asked = 0;
+        let mut verdict = |cache: &mut Cache, edition, reads| {
+            cache.verdict(b"SELECT f(1)", edition, |_| {
+                asked += 1;
+                reads
+            })
+        };
+        let primary = Verdict::Primary { writes: true, defines: false };
+        assert_eq!(verdict(&mut cache, 1, true), Verdict::Read);
+        assert_eq!(verdict(&mut cache, 1, false), Verdict::Read, "it is not asked again");
+        assert_eq!(verdict(&mut cache, 2, false), primary);
+        assert_eq!(verdict(&mut cache, 3, true), Verdict::Read);
+        cache.learn(b"select f(22)");
+        assert_eq!(verdict(&mut cache, 4, true), primary);
+        assert_eq!(asked, 3);
+    }
+
+    #[test]
+    fn it_stays_within_its_bytes_and_keeps_what_is_asked_for() {
+        let mut cache = Cache::new(1, 64 * ENTRY_BYTES);
+        let kept = b"SELECT * FROM kept".as_slice();
+        let first = cache.classify(kept);
+        for number in 0..1_000 {
+            let text = format!("SELECT * FROM t{number}");
+            assert_eq!(*cache.classify(text.as_bytes()), classify(text.as_bytes()));
+            assert!(Arc::ptr_eq(&first, &cache.classify(kept)));
+            assert!(cache.bytes() <= 64 * ENTRY_BYTES);
+        }
+        assert!(cache.entries.len() <= 64 && cache.table.len() > 16);
+    }
+}
