@@ -4,7 +4,7 @@
 //! is sent, afterwards it only repeats itself, so that what is measured is the lane.
 
 use pgring_logic::action::{Action, Actions, Address, Progress, Want};
-use pgring_logic::config::{AuthMethod, Cluster, Config, Database, Node, PoolSettings};
+use pgring_logic::config::{AuthMethod, Cluster, Config, Database, Node, PoolSettings, Routing};
 use pgring_logic::id::{ConnId, Core, Side};
 use pgring_logic::lane::Lane;
 use pgring_logic::mail::{Event, Mail, Peer};
@@ -369,6 +369,7 @@ fn config() -> Config {
         user: None,
         password: None,
         pool: PoolSettings::default(),
+        routing: Routing::default(),
     };
     let mut config = Config {
         workers: 1,

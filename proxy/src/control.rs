@@ -9,27 +9,33 @@
 //! borrowed for a moment and never across an `await`.
 
 pub mod catalog;
+mod catalogs;
 mod console;
+mod derive;
 pub mod file;
 mod http;
 mod metrics;
+mod monitor;
 mod prepare;
 mod rounds;
 mod signals;
+mod standings;
 
 use crate::clock;
 use crate::mailbox::MailboxSender;
+use catalogs::Edition;
 use console::{Letter, Line};
+use monitor::{Seen, Watch};
 use pgring_logic::admin::stats::Window;
 use pgring_logic::admin::world::{Phase, World, merge_pools};
 use pgring_logic::broker::Broker;
-use pgring_logic::config::{Config, Password};
+use pgring_logic::config::Config;
 use pgring_logic::id::{ConnId, Core};
 use pgring_logic::mail::{Mail, Order, Report};
-use pgring_wire::auth::scram;
+use pgring_logic::topology::{Topology, Track};
 use rounds::Rounds;
 use sd_notify::NotifyState;
-use signals::{Signal, Signals};
+use signals::{Signal, Signals, notify};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -37,7 +43,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::{Mutex, Semaphore, oneshot};
+use tokio::sync::{Mutex, Notify, Semaphore, oneshot, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
 /// What SHOW VERSION says.
@@ -117,6 +123,11 @@ struct Control {
     derivations: Semaphore,
     /// Where the exit code goes.
     end: UnboundedSender<i32>,
+    /// Where what was seen of nodes goes, and how often they are asked.
+    seen: UnboundedSender<Seen>,
+    pace: watch::Sender<Duration>,
+    /// Something was seen.
+    sighted: Notify,
 }
 
 /// What changes.
@@ -133,6 +144,15 @@ struct State {
     pauses: Vec<u64>,
     /// What console clients said while their last command was still being carried out.
     lines: BTreeMap<(Core, ConnId), Line>,
+    /// Where the nodes stand, and where each cluster's primary was when.
+    topology: Topology,
+    tracks: BTreeMap<Arc<str>, Track>,
+    /// Who asks the nodes, and until when in a hurry.
+    watch: Watch,
+    hurry: Option<pgring_logic::time::Instant>,
+    /// What names mean, by database as clients name it.
+    catalogs: BTreeMap<Arc<str>, Edition>,
+    edition: u64,
 }
 
 async fn serve(
@@ -147,7 +167,8 @@ async fn serve(
         None => None,
     };
     let (end, mut ended) = unbounded_channel();
-    let control = Rc::new(Control::new(config, config_path, lanes, end));
+    let (seen, mut sights) = unbounded_channel();
+    let control = Rc::new(Control::new(config, config_path, lanes, (end, seen)));
     tokio::task::spawn_local(Rc::clone(&control).begin());
     if let Some(listener) = listener {
         tokio::task::spawn_local(http::serve(listener, Rc::clone(&control)));
@@ -155,6 +176,7 @@ async fn serve(
     let mut broker = every(BROKER_TICK);
     let mut names = every(NAMES_TICK);
     let mut window = every(Window::PERIOD);
+    let mut editions = every(catalogs::PERIOD);
     loop {
         tokio::select! {
             mail = inbox.recv() => match mail {
@@ -162,7 +184,9 @@ async fn serve(
                 None => return Err("all lanes are gone".to_owned()),
             },
             signal = signals.next() => control.heed(signal),
+            Some(seen) = sights.recv() => control.see(seen),
             _ = broker.tick() => control.tick(),
+            _ = editions.tick() => control.read_again(),
             _ = names.tick() => drop(tokio::task::spawn_local(Rc::clone(&control).look_up())),
             _ = window.tick() => drop(tokio::task::spawn_local(Rc::clone(&control).turn())),
             Some(code) = ended.recv() => return Ok(code),
@@ -177,20 +201,14 @@ fn every(period: Duration) -> Interval {
     interval
 }
 
-/// Tells the service manager, if there is one.
-fn notify(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::warn!(%error, "the service manager cannot be told");
-    }
-}
-
 impl Control {
     fn new(
         config: Arc<Config>,
         config_path: PathBuf,
         lanes: Lanes,
-        end: UnboundedSender<i32>,
+        (end, seen): (UnboundedSender<i32>, UnboundedSender<Seen>),
     ) -> Self {
+        let pace = watch::Sender::new(config.monitor.interval);
         let broker = Broker::new(Arc::clone(&config), lanes.count);
         let state = State {
             config,
@@ -202,6 +220,12 @@ impl Control {
             orders: Rounds::default(),
             pauses: Vec::new(),
             lines: BTreeMap::new(),
+            topology: Topology::default(),
+            tracks: BTreeMap::new(),
+            watch: Watch::default(),
+            hurry: None,
+            catalogs: BTreeMap::new(),
+            edition: 0,
         };
         Self {
             lanes,
@@ -210,6 +234,9 @@ impl Control {
             publishing: Mutex::new(()),
             derivations: Semaphore::new(DERIVATIONS_MAX),
             end,
+            seen,
+            pace,
+            sighted: Notify::new(),
         }
     }
 
@@ -246,6 +273,8 @@ impl Control {
             Mail::Console { core, conn, user, text, shape } => {
                 console::receive(self, (core, conn), Letter { user, text, shape });
             }
+            Mail::Want { core, database, changed } => self.want(core, database, changed),
+            Mail::Behind => self.hurry(),
             Mail::Report(report) => {
                 let (number, core) = (report.number, report.core);
                 self.state.borrow_mut().reports.answer(number, core, *report);
@@ -265,6 +294,8 @@ impl Control {
             | Mail::Cancel { .. }
             | Mail::Cancelled { .. }
             | Mail::Base { .. }
+            | Mail::Topology(_)
+            | Mail::Catalog { .. }
             | Mail::Parcel(_) => tracing::error!("a letter for lanes came to the control thread"),
         }
     }
@@ -283,6 +314,7 @@ impl Control {
     }
 
     fn tick(&self) {
+        self.calm_down();
         let mut letters = Vec::new();
         self.state.borrow_mut().broker.tick(clock::now(), &mut letters);
         self.post_all(letters);
@@ -313,27 +345,12 @@ impl Control {
         });
     }
 
-    /// Works out a salted password for a lane.
-    async fn derive(
-        self: Rc<Self>,
-        (core, conn): (Core, ConnId),
-        password: Password,
-        salt: Vec<u8>,
-        iterations: u32,
-    ) {
-        // The semaphore is never closed.
-        let _turn = self.derivations.acquire().await;
-        let work = move || scram::salted_password(password.0.as_bytes(), &salt, iterations);
-        if let Ok(salted) = tokio::task::spawn_blocking(work).await {
-            self.post(core, Mail::Derived { conn, salted });
-        }
-    }
-
     /// The first snapshot, and the word that all is well.
     async fn begin(self: Rc<Self>) {
         let turn = self.publishing.lock().await;
         let config = Arc::clone(&self.state.borrow().config);
         self.publish(prepare::prepare(Config::clone(&config), Some(&config)).await);
+        self.watch();
         drop(turn);
         notify(&[NotifyState::Ready]);
     }
@@ -381,6 +398,8 @@ impl Control {
         if *state.config == config {
             return;
         }
+        let watched =
+            state.config.monitor != config.monitor || state.config.clusters != config.clusters;
         state.config = Arc::new(config);
         let config = Arc::clone(&state.config);
         let mut letters = Vec::new();
@@ -390,6 +409,9 @@ impl Control {
         state.broker.configure(config, &mut letters);
         drop(state);
         self.post_all(letters);
+        if watched {
+            self.watch();
+        }
         tracing::info!("a new config is in force");
     }
 
@@ -449,6 +471,7 @@ impl Control {
             defaults: &Config::default(),
             reports,
             window: &state.window,
+            topology: &state.topology,
             now: clock::now(),
             unix,
             version: VERSION,

@@ -76,13 +76,27 @@ impl Postgres {
 
     /// Starts one with more settings, as `name=value`.
     pub fn start_with(settings: &[&str]) -> Self {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let template = template();
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let home = nodes_dir().join(format!("node-{}-{number}", process::id()));
-        drop(fs::remove_dir_all(&home));
+        let (template, home) = (template(), new_home());
         let copy = ["-r", "--reflink=auto", &text(&template), &text(&home)].map(String::from);
         run(as_account(Path::new("cp"), "KILL").args(copy), LIMIT).expect_success("cp");
+        Self::launch_in(home, settings)
+    }
+
+    /// Starts a standby that streams from this node.
+    #[must_use]
+    pub fn start_standby(&self, settings: &[&str]) -> Self {
+        let home = new_home();
+        let data = home.join("data");
+        let make = ["-m", "700", "-d", &text(&home)].map(String::from);
+        run(as_account(Path::new("install"), "KILL").args(make), LIMIT).expect_success("install");
+        let mut copy = as_account(&program("pg_basebackup"), "KILL");
+        copy.args(["-h", "127.0.0.1", "-U", "postgres", "-X", "stream", "-c", "fast", "-R"]);
+        copy.args(["-p", &self.port.number.to_string(), "-D"]).arg(&data);
+        run(&mut copy, LIMIT).expect_success("pg_basebackup");
+        Self::launch_in(home, settings)
+    }
+
+    fn launch_in(home: PathBuf, settings: &[&str]) -> Self {
         append(&home.join("data/postgresql.conf"), &settings.join("\n"));
         let port = Port::take();
         let child = launch(&home, port.number);
@@ -110,6 +124,12 @@ impl Postgres {
     pub fn stop(&mut self) {
         assert!(signal(self.child.id(), "INT"), "PostgreSQL is gone");
         assert!(wait(&mut self.child, LIMIT).is_some(), "PostgreSQL does not stop");
+    }
+
+    /// Ends it as `pg_ctl stop -m immediate` does.
+    pub fn end(&mut self) {
+        assert!(signal(self.child.id(), "QUIT"), "PostgreSQL is gone");
+        assert!(wait(&mut self.child, LIMIT).is_some(), "PostgreSQL does not end");
     }
 
     /// Starts it again after [`Postgres::stop`].
@@ -157,6 +177,15 @@ impl Drop for Postgres {
 }
 
 const LIMIT: Duration = Duration::from_mins(1);
+
+/// A folder that no other node has, and that is not there yet.
+fn new_home() -> PathBuf {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let home = nodes_dir().join(format!("node-{}-{number}", process::id()));
+    drop(fs::remove_dir_all(&home));
+    home
+}
 
 /// Runs SQL by psql and tells how it went: rows unaligned, without header.
 pub fn psql(address: SocketAddr, user: &str, database: &str, sql: &str) -> Outcome {

@@ -266,7 +266,7 @@ impl World {
         open: &BTreeMap<(String, String), usize>,
     ) {
         let names = (Plan::database(database), Plan::user(user));
-        let key = PoolKey { database: names.0.as_str().into(), user: names.1.as_str().into() };
+        let key = PoolKey::new(&names.0, &names.1);
         let held = self.permits(&key);
         let there = open.get(&names).copied().unwrap_or(0);
         if held != there {

@@ -5,7 +5,8 @@ use crate::link::{MS, SEC, Time, US, Weather};
 use crate::scram;
 use pgring_logic::action::Address;
 use pgring_logic::config::{
-    Auth, AuthMethod, Cluster, Config, Database, Limits, Node, PoolMode, PoolSettings, Users,
+    Auth, AuthMethod, Cluster, Config, Database, Limits, Monitor, Node, PoolMode, PoolSettings,
+    Routing, Users,
 };
 use pgring_logic::time::Duration;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -178,6 +179,7 @@ impl Plan {
                 user: None,
                 password: None,
                 pool: self.pool(),
+                routing: Routing::default(),
             })
         });
         Arc::new(Config {
@@ -196,6 +198,8 @@ impl Plan {
             },
             limits: Limits { clients_max: 1000, statement_bytes_max: 65_536, buffers: 64 },
             pool: self.pool(),
+            routing: Routing::default(),
+            monitor: Monitor::default(),
             clusters: vec![Arc::clone(&cluster)],
             databases: databases.collect(),
             users: if self.scram { scram::users(self.users) } else { Users::new() },

@@ -105,6 +105,10 @@ impl Broker {
             | Mail::Cancel { .. }
             | Mail::Cancelled { .. }
             | Mail::Base { .. }
+            | Mail::Topology(_)
+            | Mail::Catalog { .. }
+            | Mail::Behind
+            | Mail::Want { .. }
             | Mail::Parcel(_) => {}
         }
     }
@@ -220,7 +224,7 @@ mod tests {
     }
 
     fn key(user: &str) -> PoolKey {
-        PoolKey { database: "shop".into(), user: user.into() }
+        PoolKey::new("shop", user)
     }
 
     fn at(ms: u64) -> Instant {

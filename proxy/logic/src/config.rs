@@ -7,7 +7,7 @@
 
 use crate::action::Address;
 use crate::time::Duration;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,8 +15,10 @@ use std::sync::Arc;
 mod address;
 mod defaults;
 mod error;
+mod monitor;
 mod parse;
 mod pool;
+mod routing;
 mod table;
 mod users;
 
@@ -41,6 +43,10 @@ pub struct Config {
     pub limits: Limits,
     /// What databases without settings of their own use.
     pub pool: PoolSettings,
+    /// Where the reads of databases without settings of their own go.
+    pub routing: Routing,
+    /// How nodes are asked where they stand.
+    pub monitor: Monitor,
     /// The clusters, in the order of the file.
     pub clusters: Vec<Arc<Cluster>>,
     /// The databases, in the order of the file; `*` stands for any other name.
@@ -88,6 +94,58 @@ pub struct Limits {
     pub statement_bytes_max: usize,
     /// Receive buffers per lane (8 KiB each).
     pub buffers: u16,
+}
+
+/// Where reads go.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Routing {
+    /// The nodes.
+    pub reads: Reads,
+    /// What a read shows for certain.
+    pub consistency: Consistency,
+    /// A replica that is behind for longer gets no reads.
+    pub lag_max: Duration,
+    /// A replica that is further behind gets no reads, in bytes of the write-ahead log.
+    pub lag_bytes_max: usize,
+    /// Functions that only read, whatever the catalog says: names, with or without a schema.
+    pub functions_read: BTreeSet<String>,
+    /// Functions that write, whatever the catalog says.
+    pub functions_write: BTreeSet<String>,
+}
+
+/// The nodes that reads go to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Reads {
+    /// The primary, as everything else.
+    Primary,
+    /// Replicas, if there is one that will do.
+    Replicas,
+}
+
+/// What a read shows for certain.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Consistency {
+    /// What its own session has written.
+    Session,
+    /// What was written a while ago.
+    Eventual,
+}
+
+/// How nodes are asked where they stand.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Monitor {
+    /// Who asks; none: nobody does.
+    pub user: Option<String>,
+    /// Its password, if nodes ask for one.
+    pub password: Option<Password>,
+    /// Where.
+    pub database: String,
+    /// How often.
+    pub interval: Duration,
+    /// How often while reads wait for what was written.
+    pub interval_busy: Duration,
+    /// A node that has not answered for so long does not answer.
+    pub timeout: Duration,
 }
 
 /// The settings of a pool. Durations of zero switch the limit off.
@@ -187,6 +245,8 @@ pub struct Database {
     pub password: Option<Password>,
     /// The settings of its pools.
     pub pool: PoolSettings,
+    /// Where its reads go.
+    pub routing: Routing,
 }
 
 /// A password or verifier. It has no `Display`, and its `Debug` says nothing.

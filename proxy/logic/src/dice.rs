@@ -38,6 +38,27 @@ impl Dice {
     }
 }
 
+/// Numbers that are drawn often and need not be secret: splitmix64 (Steele, Lea and Flood 2014).
+#[derive(Clone, Debug)]
+pub struct Chance(u64);
+
+impl Chance {
+    /// A source whose every number follows from `seed`.
+    pub const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// A number below `limit`.
+    pub fn below(&mut self, limit: u32) -> u32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let bits = (self.0 ^ self.0 >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let bits = (bits ^ bits >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        // The high half of a product with 32 bits is below the limit (Lemire 2019).
+        let high = (bits ^ bits >> 31) >> 32;
+        u32::try_from((high * u64::from(limit)) >> 32).unwrap_or(0)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::Dice;

@@ -91,13 +91,28 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A pool as the whole process knows it: (database as clients name it, server user).
+/// A pool as the whole process knows it: (database as clients name it, server user, node).
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct PoolKey {
     /// The database as clients name it.
     pub database: Arc<str>,
     /// The user the servers are logged in as.
     pub user: Arc<str>,
+    /// The replica that the servers are connected to; none: the primary, whichever node that is.
+    pub node: Option<Arc<str>>,
+}
+
+impl PoolKey {
+    /// The pool of the primary's servers.
+    pub fn new(database: &str, user: &str) -> Self {
+        Self { database: database.into(), user: user.into(), node: None }
+    }
+
+    /// The pool of a replica's servers for the same database and user.
+    #[must_use]
+    pub fn on(&self, node: &Arc<str>) -> Self {
+        Self { node: Some(Arc::clone(node)), ..self.clone() }
+    }
 }
 
 #[cfg(test)]

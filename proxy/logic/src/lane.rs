@@ -8,6 +8,7 @@
 //!
 //! Each part is a file of its own below `lane/`; this one only introduces them to each other.
 
+mod aim;
 mod answers;
 mod cancel;
 mod checkout;
@@ -20,11 +21,13 @@ mod leave;
 mod lending;
 mod login;
 mod looked;
+mod moved;
 mod name_space;
 mod names;
 mod nodes;
 mod orders;
 mod passing;
+mod place;
 mod pool;
 mod rename;
 mod report;
@@ -32,6 +35,7 @@ mod rerun;
 mod server;
 mod settle;
 mod startup;
+mod statement_mode;
 mod statements;
 mod traffic;
 #[cfg(test)]
@@ -41,8 +45,9 @@ mod unread;
 mod welcome;
 
 use crate::action::{Actions, CloseMode, Progress, Want};
+use crate::classify::cache::Cache;
 use crate::config::Config;
-use crate::dice::Dice;
+use crate::dice::{Chance, Dice};
 use crate::hints::memo::Memo;
 use crate::id::{ConnId, Core, PoolKey, Side};
 use crate::lane::client::{Client, Nothing, Unnamed};
@@ -58,6 +63,7 @@ use crate::slab::Slab;
 use crate::state::{Parameters, States};
 use crate::time::{Duration, Instant};
 use crate::timers::{Scheduled, Timers};
+use crate::topology::Topology;
 use pgring_wire::backend::write::ErrorText;
 use pgring_wire::frame::{Header, header};
 use std::collections::BTreeMap;
@@ -65,6 +71,9 @@ use std::sync::Arc;
 
 /// What a lane asks for.
 type Out = Actions<Mail>;
+
+/// What the classes of texts may take up on one core.
+const VERDICT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Everything one core knows.
 #[derive(Debug)]
@@ -79,6 +88,13 @@ pub struct Lane {
     pools_by_key: BTreeMap<PoolKey, usize>,
     /// Where a cluster's primary was last found.
     primaries: BTreeMap<String, Place>,
+    /// Where the nodes stand, as last heard.
+    topology: Arc<Topology>,
+    /// What texts are that clients of routed databases say.
+    verdicts: Cache,
+    chance: Chance,
+    /// When the control thread was last told that replicas are behind what clients have written.
+    behind_told: Instant,
     texts: Texts,
     /// What the texts that clients say most may do to a session.
     memo: Memo,
@@ -118,6 +134,10 @@ impl Lane {
             pools: Vec::new(),
             pools_by_key: BTreeMap::new(),
             primaries: BTreeMap::new(),
+            topology: Arc::new(Topology::default()),
+            verdicts: Cache::new(hash_seed, VERDICT_BYTES_MAX),
+            chance: Chance::new(hash_seed),
+            behind_told: Instant::START,
             texts: Texts::new(hash_seed),
             memo: Memo::new(hash_seed),
             states: States::default(),

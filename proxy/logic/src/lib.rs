@@ -24,11 +24,13 @@ pub mod ledger;
 pub mod slab;
 pub mod state;
 pub mod timers;
+pub mod topology;
 
 // Floor 3. Facts.
 pub mod catalog;
 pub mod config;
 pub mod parcel;
+pub mod route;
 
 // Floor 4. What crosses threads, and what is kept.
 pub mod mail;

@@ -3,11 +3,13 @@
 //! Lanes share nothing that changes. A snapshot of the configuration is immutable and counted;
 //! everything else is one of these letters in a mailbox.
 
+use crate::catalog::Catalog;
 use crate::config::{Config, Password, PoolMode};
 use crate::id::{ConnId, Core, PoolKey, Secret};
 use crate::metrics::Histogram;
 use crate::parcel::Parcel;
 use crate::time::{Duration, Instant};
+use crate::topology::Topology;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -127,7 +129,28 @@ pub enum Mail {
         order: Order,
     },
 
+    /// Where the nodes stand.
+    Topology(Arc<Topology>),
+    /// What names mean in a database. None: something has changed, and nobody knows yet what.
+    Catalog {
+        /// As clients name it.
+        database: Arc<str>,
+        /// What they mean.
+        catalog: Option<Arc<Catalog>>,
+    },
+
     // Lane to control thread.
+    /// Replicas are behind what clients have written: they are worth being asked more often.
+    Behind,
+    /// A lane needs to know what names mean in this database.
+    Want {
+        /// Who asks.
+        core: Core,
+        /// As clients name it.
+        database: Arc<str>,
+        /// A statement that has ended may have changed it.
+        changed: bool,
+    },
     /// Clients of this pool wait here for a server. Replaces what was said before.
     Demand {
         /// Who says so.

@@ -8,6 +8,7 @@ use pgring_logic::admin::world::{World, merge_pools};
 use pgring_logic::id::PoolKey;
 use pgring_logic::mail::{PoolReport, Stats};
 use pgring_logic::metrics::{FIRST, Histogram, SCHEMA};
+use pgring_logic::topology::{Role, Standing, Topology};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, MetricEncoder, NativeHistogram, NativeHistogramBuckets, NoLabelSet,
@@ -74,6 +75,7 @@ pub(super) struct Picture {
     statement_bytes: u64,
     memory_bytes: u64,
     falls: u64,
+    topology: Topology,
 }
 
 type Labels = Vec<(&'static str, String)>;
@@ -92,6 +94,7 @@ impl Picture {
             statement_bytes: reports.iter().map(|report| report.statement_bytes).sum(),
             memory_bytes: world.memory_bytes,
             falls: world.falls,
+            topology: world.topology.clone(),
         }
     }
 
@@ -152,6 +155,32 @@ impl Picture {
         out.counter("pgring_lane_falls", help, &[(Vec::new(), self.falls)])?;
         let help = "Logins that failed";
         out.counter("pgring_login_failures", help, &[(Vec::new(), self.login_failures)])
+    }
+
+    /// What the monitor has seen; nothing without a monitor.
+    fn nodes(&self, out: &mut Out<'_>) -> Result<(), Error> {
+        let clusters = self.topology.clusters.iter();
+        let nodes: Vec<(Labels, &Standing)> = clusters
+            .flat_map(|(cluster, standings)| standings.iter().map(move |it| (cluster, it)))
+            .map(|(cluster, (node, standing))| {
+                (vec![("cluster", cluster.to_string()), ("node", node.to_string())], standing)
+            })
+            .collect();
+        let role = |(labels, standing): &(Labels, &Standing)| {
+            let mut labels = labels.clone();
+            labels.push(("role", standing.role.to_string()));
+            (labels, i64::from(standing.error.is_none()))
+        };
+        let up: Vec<_> = nodes.iter().map(role).collect();
+        out.gauge("pgring_node_up", "1 while the node answers the monitor", &up)?;
+        let known = || nodes.iter().filter(|(_, standing)| standing.role != Role::Unknown);
+        let help = "How far the node is behind its primary";
+        let bytes: Vec<_> =
+            known().map(|(labels, it)| (labels.clone(), signed(it.lag_bytes))).collect();
+        out.gauge("pgring_node_lag_bytes", help, &bytes)?;
+        let time: Vec<_> =
+            known().map(|(labels, it)| (labels.clone(), it.lag.as_secs_f64())).collect();
+        out.seconds("pgring_node_lag", help, &time)
     }
 
     fn gauges(&self, out: &mut Out<'_>) -> Result<(), Error> {
@@ -220,7 +249,10 @@ impl Picture {
 }
 
 fn labels(pool: &PoolReport) -> Labels {
-    vec![("database", pool.pool.database.to_string()), ("user", pool.pool.user.to_string())]
+    let PoolKey { database, user, node } = &pool.pool;
+    let mut labels = vec![("database", database.to_string()), ("user", user.to_string())];
+    labels.extend(node.iter().map(|node| ("node", node.to_string())));
+    labels
 }
 
 fn count(number: usize) -> i64 {
@@ -235,6 +267,7 @@ impl Collector for Picture {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
         let mut out = Out { encoder };
         self.process(&mut out)?;
+        self.nodes(&mut out)?;
         self.gauges(&mut out)?;
         self.counters(&mut out)?;
         self.histograms(&mut out)
@@ -352,12 +385,13 @@ mod tests {
     use pgring_logic::id::PoolKey;
     use pgring_logic::mail::{PoolReport, Report, Stats};
     use pgring_logic::time::{Duration, Instant};
+    use pgring_logic::topology::Topology;
 
     fn picture() -> Picture {
         let mut stats = Stats { queries: 5, ..Stats::default() };
         stats.query_times.observe(Duration::from_millis(3));
         let pool = PoolReport {
-            pool: PoolKey { database: "shop".into(), user: "al\"ice".into() },
+            pool: PoolKey::new("shop", "al\"ice"),
             cluster: "main".to_owned(),
             mode: PoolMode::Transaction,
             clients_active: 2,
@@ -381,6 +415,7 @@ mod tests {
             defaults: &config,
             reports: &reports,
             window: &window,
+            topology: Topology::UNKNOWN,
             now: Instant::START,
             unix: Duration::ZERO,
             version: "0.1.0",

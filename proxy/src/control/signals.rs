@@ -1,5 +1,6 @@
 //! Signals, with `PgBouncer`'s meaning.
 
+use sd_notify::NotifyState;
 use std::io;
 use tokio::signal::unix::{self, SignalKind, signal};
 
@@ -43,5 +44,12 @@ impl Signals {
             _ = self.interrupt.recv() => Signal::DrainServers,
             _ = self.quit.recv() => Signal::Quit,
         }
+    }
+}
+
+/// Tells the service manager, if there is one.
+pub(super) fn notify(states: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::warn!(%error, "the service manager cannot be told");
     }
 }

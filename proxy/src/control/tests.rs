@@ -30,7 +30,8 @@ impl Stage {
         let (end, ended) = unbounded_channel();
         let config =
             Config { admin_users: vec!["root".into()], stats_users: vec!["eve".into()], ..config };
-        let control = Rc::new(Control::new(Arc::new(config), path, lanes, end));
+        let (seen, _) = unbounded_channel();
+        let control = Rc::new(Control::new(Arc::new(config), path, lanes, (end, seen)));
         Self { control, letters, ended }
     }
 

@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn a_fallen_lane_gives_back_what_it_held_and_no_more() {
         let (core, mut tally) = (Core(1), Tally::new(Core(1)));
-        let pool = PoolKey { database: "shop".into(), user: "alice".into() };
+        let pool = PoolKey::new("shop", "alice");
         tally.incoming(&Mail::Permit { pool: pool.clone(), count: 5 });
         tally.outgoing(&Mail::Moved { pool: pool.clone(), from: Core(0), to: core });
         tally.outgoing(&Mail::Returned { pool: pool.clone(), core, count: 2 });

@@ -3,7 +3,7 @@
 use crate::action::Address;
 use crate::admin::show::{Cell, Column, int, mode, number, text, word};
 use crate::admin::world::World;
-use crate::config::{AuthMethod, Config, Database, Node};
+use crate::config::{AuthMethod, Config, Consistency, Database, Node, Reads};
 use crate::time::Duration;
 use std::collections::BTreeSet;
 
@@ -46,7 +46,7 @@ pub(crate) const USERS: [Column; 8] = [
 type Read = fn(&Config) -> String;
 
 /// The settings of the process, and whether a reload changes them.
-const PROCESS: [(&str, bool, Read); 14] = [
+const PROCESS: [(&str, bool, Read); 25] = [
     ("workers", false, |config| config.workers.to_string()),
     ("listen", false, |config| config.listen.join(", ")),
     ("unix_socket_dir", false, |config| path(config.unix_socket_dir.as_ref())),
@@ -59,6 +59,17 @@ const PROCESS: [(&str, bool, Read); 14] = [
     ("limits.clients_max", true, |config| config.limits.clients_max.to_string()),
     ("limits.statement_bytes_max", true, |config| config.limits.statement_bytes_max.to_string()),
     ("limits.buffers", false, |config| config.limits.buffers.to_string()),
+    ("routing.reads", true, |config| reads(config.routing.reads).to_owned()),
+    ("routing.consistency", true, |config| consistency(config.routing.consistency).to_owned()),
+    ("routing.lag_max", true, |config| span(config.routing.lag_max)),
+    ("routing.lag_bytes_max", true, |config| config.routing.lag_bytes_max.to_string()),
+    ("routing.functions_read", true, |config| list(&config.routing.functions_read)),
+    ("routing.functions_write", true, |config| list(&config.routing.functions_write)),
+    ("monitor.user", true, |config| config.monitor.user.clone().unwrap_or_default()),
+    ("monitor.database", true, |config| config.monitor.database.clone()),
+    ("monitor.interval", true, |config| span(config.monitor.interval)),
+    ("monitor.interval_busy", true, |config| span(config.monitor.interval_busy)),
+    ("monitor.timeout", true, |config| span(config.monitor.timeout)),
     ("max_client_conn", true, |config| config.limits.clients_max.to_string()),
     ("default_pool_size", true, |config| config.pool.size.to_string()),
 ];
@@ -97,6 +108,24 @@ fn span(duration: Duration) -> String {
     humantime::format_duration(duration).to_string()
 }
 
+fn reads(reads: Reads) -> &'static str {
+    match reads {
+        Reads::Primary => "primary",
+        Reads::Replicas => "replicas",
+    }
+}
+
+fn consistency(consistency: Consistency) -> &'static str {
+    match consistency {
+        Consistency::Session => "session",
+        Consistency::Eventual => "eventual",
+    }
+}
+
+fn list(names: &BTreeSet<String>) -> String {
+    names.iter().map(String::as_str).collect::<Vec<_>>().join(", ")
+}
+
 fn method(method: AuthMethod) -> &'static str {
     match method {
         AuthMethod::Trust => "trust",
@@ -122,6 +151,14 @@ pub(crate) fn host_and_port(address: &str) -> (String, u16) {
     let parsed = split.and_then(|(host, port)| Some((host, port.parse().ok()?)));
     let (host, port) = parsed.unwrap_or((address, 5432));
     (host.trim_start_matches('[').trim_end_matches(']').to_owned(), port)
+}
+
+/// How many different host names the nodes have.
+pub(crate) fn host_names(config: &Config) -> usize {
+    let nodes = config.clusters.iter().flat_map(|cluster| &cluster.nodes);
+    let hosts: BTreeSet<String> = nodes.map(|node| host_and_port(&node.address).0).collect();
+    let literal = |host: &String| host.starts_with('/') || host.parse::<std::net::IpAddr>().is_ok();
+    hosts.iter().filter(|host| !literal(host)).count()
 }
 
 /// What a node's address was resolved to.

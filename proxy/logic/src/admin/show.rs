@@ -4,10 +4,11 @@ use crate::admin::command::{Command, HELP, Show};
 use crate::admin::settings;
 use crate::admin::stats;
 use crate::admin::world::{Phase, World};
-use crate::config::{Config, PoolMode};
+use crate::config::PoolMode;
 use crate::id::Core;
 use crate::mail::{ClientReport, Peer, PoolReport, ServerReport};
-use std::collections::BTreeSet;
+use crate::time::Duration;
+use crate::topology::Role;
 
 /// A value; `None` is NULL.
 pub type Cell = Option<String>;
@@ -62,7 +63,7 @@ pub(crate) fn word(value: impl Into<String>) -> Cell {
     Some(value.into())
 }
 
-const POOLS: [Column; 21] = [
+const POOLS: [Column; 22] = [
     text("database"),
     text("user"),
     int("cl_active"),
@@ -84,6 +85,7 @@ const POOLS: [Column; 21] = [
     int("cl_idle"),
     int("paused"),
     text("last_error"),
+    text("node"),
 ];
 
 /// CLIENTS and SERVERS as `PgBouncer` has them.
@@ -124,7 +126,7 @@ const PINS: [Column; 7] = [
     text("application_name"),
 ];
 
-const NODES: [Column; 7] = [
+const NODES: [Column; 12] = [
     text("cluster"),
     text("node"),
     text("address"),
@@ -132,6 +134,11 @@ const NODES: [Column; 7] = [
     int("servers"),
     int("servers_active"),
     int("servers_idle"),
+    text("role"),
+    text("lsn"),
+    long("lag_bytes"),
+    text("lag"),
+    text("error"),
 ];
 
 const MEM: [Column; 5] = [text("name"), long("size"), long("used"), long("free"), long("memtotal")];
@@ -225,6 +232,7 @@ fn pool(pool: &PoolReport) -> Vec<Cell> {
         number(pool.clients_idle),
         number(u64::from(pool.paused)),
         pool.last_error.clone(),
+        pool.pool.node.as_deref().map(str::to_owned),
     ]
 }
 
@@ -326,7 +334,13 @@ fn nodes(world: &World<'_>) -> Vec<Vec<Cell>> {
     let config = world.config;
     let mut rows = Vec::new();
     for cluster in &config.clusters {
+        let standings = world.topology.clusters.get(&*cluster.name);
         for node in &cluster.nodes {
+            let standing = standings.and_then(|nodes| nodes.get(&*node.name));
+            let standing = standing.cloned().unwrap_or_default();
+            let seen = standing.role != Role::Unknown;
+            let lag = u64::try_from(standing.lag.as_millis()).unwrap_or(u64::MAX);
+            let lag = humantime::format_duration(Duration::from_millis(lag));
             let here = |server: &&ServerReport| {
                 server.node == node.name
                     && config
@@ -345,6 +359,11 @@ fn nodes(world: &World<'_>) -> Vec<Vec<Cell>> {
                 count(None),
                 count(Some("active")),
                 count(Some("idle")),
+                word(standing.role.to_string()),
+                seen.then(|| standing.lsn.to_string()),
+                seen.then(|| standing.lag_bytes.to_string()),
+                seen.then(|| lag.to_string()),
+                standing.error,
             ]);
         }
     }
@@ -377,22 +396,13 @@ fn lists(world: &World<'_>) -> Vec<Vec<Cell>> {
         ("login_clients", login),
         ("free_servers", 0),
         ("used_servers", world.servers().count()),
-        ("dns_names", host_names(world.config)),
+        ("dns_names", settings::host_names(world.config)),
         ("dns_zones", 0),
         ("dns_queries", 0),
         ("dns_pending", 0),
         ("lanes", world.reports.len()),
     ];
     items.into_iter().map(|(name, count)| vec![word(name), number(count)]).collect()
-}
-
-/// How many different host names the nodes have.
-fn host_names(config: &Config) -> usize {
-    let nodes = config.clusters.iter().flat_map(|cluster| &cluster.nodes);
-    let hosts: BTreeSet<String> =
-        nodes.map(|node| settings::host_and_port(&node.address).0).collect();
-    let literal = |host: &String| host.starts_with('/') || host.parse::<std::net::IpAddr>().is_ok();
-    hosts.iter().filter(|host| !literal(host)).count()
 }
 
 fn state(phase: Phase) -> Vec<Vec<Cell>> {

@@ -5,6 +5,7 @@ use crate::config::{Config, Node};
 use crate::id::PoolKey;
 use crate::mail::{PoolReport, Report, ServerReport, Stats};
 use crate::time::{Duration, Instant};
+use crate::topology::Topology;
 use std::collections::BTreeMap;
 use std::time::SystemTime;
 
@@ -30,6 +31,8 @@ pub struct World<'a> {
     pub reports: &'a [Report],
     /// Totals of earlier times, for averages.
     pub window: &'a Window,
+    /// Where the nodes stand.
+    pub topology: &'a Topology,
     /// When the reports were asked for.
     pub now: Instant,
     /// `now` since 1970.
@@ -124,10 +127,13 @@ fn add_stats(sum: &mut Stats, lane: &Stats) {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::{Phase, Window, World, merge_pools};
-    use crate::config::{Cluster, Config, Database, Node, Password, PoolMode, PoolSettings, User};
+    use crate::config::{
+        Cluster, Config, Database, Node, Password, PoolMode, PoolSettings, Routing, User,
+    };
     use crate::id::{Core, PoolKey};
     use crate::mail::{ClientReport, Peer, PoolReport, Report, ServerReport, Stats};
     use crate::time::{Duration, Instant};
+    use crate::topology::Topology;
     use std::net::{IpAddr, Ipv4Addr};
     use std::sync::Arc;
 
@@ -144,6 +150,7 @@ pub(crate) mod tests {
                 user: None,
                 password: Some(Password("hunter2".to_owned())),
                 pool: PoolSettings::default(),
+                routing: Routing::default(),
             })
         };
         let mut config = Config {
@@ -160,7 +167,7 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn key(database: &str) -> PoolKey {
-        PoolKey { database: database.into(), user: "alice".into() }
+        PoolKey::new(database, "alice")
     }
 
     pub(crate) fn pool(database: &str, active: u32) -> PoolReport {
@@ -242,6 +249,7 @@ pub(crate) mod tests {
             defaults: config,
             reports,
             window,
+            topology: Topology::UNKNOWN,
             now: Instant::from_nanos(10_000_000_000),
             unix: Duration::from_secs(1_800_000_010),
             version: "pgring 0.1.0",

@@ -2,8 +2,12 @@
 //!
 //! `config/pgring.toml` gives the reasons; a test holds that file equal to these values.
 
-use crate::config::{Auth, AuthMethod, Config, Limits, PoolMode, PoolSettings, Users};
+use crate::config::{
+    Auth, AuthMethod, Config, Consistency, Limits, Monitor, PoolMode, PoolSettings, Reads, Routing,
+    Users,
+};
 use crate::time::Duration;
+use std::collections::BTreeSet;
 
 const KIB: usize = 1024;
 
@@ -20,6 +24,8 @@ impl Default for Config {
             auth: Auth::default(),
             limits: Limits::default(),
             pool: PoolSettings::default(),
+            routing: Routing::default(),
+            monitor: Monitor::default(),
             clusters: Vec::new(),
             databases: Vec::new(),
             users: Users::new(),
@@ -42,6 +48,32 @@ impl Default for Auth {
 impl Default for Limits {
     fn default() -> Self {
         Self { clients_max: 10_000, statement_bytes_max: 256 * KIB, buffers: 1024 }
+    }
+}
+
+impl Default for Routing {
+    fn default() -> Self {
+        Self {
+            reads: Reads::Primary,
+            consistency: Consistency::Session,
+            lag_max: Duration::from_secs(10),
+            lag_bytes_max: 16 * KIB * KIB,
+            functions_read: BTreeSet::new(),
+            functions_write: BTreeSet::new(),
+        }
+    }
+}
+
+impl Default for Monitor {
+    fn default() -> Self {
+        Self {
+            user: None,
+            password: None,
+            database: "postgres".to_owned(),
+            interval: Duration::from_secs(1),
+            interval_busy: Duration::from_millis(10),
+            timeout: Duration::from_secs(3),
+        }
     }
 }
 

@@ -3,8 +3,8 @@
 use crate::config::error::Errors;
 use crate::config::table::{At, Table};
 use crate::config::{
-    Auth, AuthMethod, Cluster, Config, ConfigError, Database, Limits, Node, Password, PoolSettings,
-    Users, address, pool, users,
+    Auth, AuthMethod, Cluster, Config, ConfigError, Database, Limits, Node, Password, PoolMode,
+    PoolSettings, Reads, Routing, Users, address, monitor, pool, routing, users,
 };
 use crate::time::Duration;
 use std::path::{Path, PathBuf};
@@ -46,10 +46,18 @@ pub(super) fn config(text: &str, users: &mut ReadUsers<'_>) -> Result<Config, Ve
     if let Some(table) = top.table("pool", &mut errors) {
         pool::lay_over(&mut config.pool, table, &mut errors);
     }
+    if let Some(table) = top.table("routing", &mut errors) {
+        routing::lay_over(&mut config.routing, table, &mut errors);
+    }
+    if let Some(table) = top.table("monitor", &mut errors) {
+        monitor::lay_over(&mut config.monitor, table, &config.users, &mut errors);
+    }
     let tables = top.tables("clusters", &mut errors);
     config.clusters = clusters(tables.unwrap_or_default(), &mut errors);
     let tables = top.tables("databases", &mut errors);
-    config.databases = databases(tables, &config.clusters, &config.pool, &mut errors);
+    let settings = (&config.pool, &config.routing);
+    config.databases = databases(tables, &config.clusters, settings, &mut errors);
+    routes(&config, &mut errors);
     top.finish(&mut errors);
     if errors.is_empty() { Ok(config) } else { Err(errors.into_list()) }
 }
@@ -200,7 +208,7 @@ fn node(mut table: Table<'_>, errors: &mut Errors) -> Node {
 fn databases(
     tables: Option<Vec<Table<'_>>>,
     clusters: &[Arc<Cluster>],
-    pool: &PoolSettings,
+    (pool, routing): (&PoolSettings, &Routing),
     errors: &mut Errors,
 ) -> Vec<Arc<Database>> {
     let mut databases: Vec<Arc<Database>> = Vec::new();
@@ -208,6 +216,7 @@ fn databases(
         if let [cluster] = clusters {
             let mut any = any_database(cluster);
             any.pool = pool.clone();
+            any.routing = routing.clone();
             databases.push(Arc::new(any));
         } else if !clusters.is_empty() {
             let message = "missing; with several clusters each database names its own";
@@ -217,7 +226,8 @@ fn databases(
     };
     for table in tables {
         let line = table.line;
-        let database = database(table, clusters, pool.clone(), errors);
+        let settings = (pool.clone(), routing.clone());
+        let database = database(table, clusters, settings, errors);
         let name = &database.name;
         if databases.iter().any(|other| !name.is_empty() && other.name == *name) {
             errors.push(line, "databases.name", format!("{name:?} is there twice"));
@@ -225,6 +235,23 @@ fn databases(
         databases.push(Arc::new(database));
     }
     databases
+}
+
+/// What replicas need to get reads.
+fn routes(config: &Config, errors: &mut Errors) {
+    let routed = |database: &&Arc<Database>| database.routing.reads == Reads::Replicas;
+    let mut routed = config.databases.iter().filter(routed);
+    if config.monitor.user.is_none() && routed.clone().next().is_some() {
+        let message = "missing; routing.reads = \"replicas\" needs to know where nodes stand";
+        errors.push(0, "monitor.user", message);
+    }
+    if let Some(database) = routed.find(|database| database.pool.mode == PoolMode::Session) {
+        let message = format!(
+            "\"replicas\" has no effect on {:?}, whose pool.mode is \"session\"",
+            database.name
+        );
+        errors.push(0, "routing.reads", message);
+    }
 }
 
 fn any_database(cluster: &Arc<Cluster>) -> Database {
@@ -235,13 +262,14 @@ fn any_database(cluster: &Arc<Cluster>) -> Database {
         user: None,
         password: None,
         pool: PoolSettings::default(),
+        routing: Routing::default(),
     }
 }
 
 fn database(
     mut table: Table<'_>,
     clusters: &[Arc<Cluster>],
-    mut settings: PoolSettings,
+    (mut settings, mut route): (PoolSettings, Routing),
     errors: &mut Errors,
 ) -> Database {
     let At { line, value: name } = required("name", &mut table, errors);
@@ -263,7 +291,11 @@ fn database(
     if let Some(table) = table.table("pool", errors) {
         pool::lay_over(&mut settings, table, errors);
     }
+    if let Some(table) = table.table("routing", errors) {
+        routing::lay_over(&mut route, table, errors);
+    }
     database.pool = settings;
+    database.routing = route;
     table.finish(errors);
     database
 }
@@ -355,9 +387,9 @@ mod tests {
         }
         let config = check(&text);
         assert!(config.http.is_some() && config.unix_socket_dir.is_some());
-        assert!(config.databases[0].password.is_some());
+        assert!(config.databases[0].password.is_some() && config.monitor.password.is_some());
         let keys = text.lines().filter_map(|line| line.split_once(" = ")).count();
-        assert_eq!(keys, 9 + 3 + 3 + 22 + 1 + 2 + 2 - 3 + 3, "a key came or went");
+        assert_eq!(keys, 9 + 3 + 3 + 22 + 6 + 6 + 1 + 2 + 2 - 3 + 3, "a key came or went");
     }
 
     #[test]

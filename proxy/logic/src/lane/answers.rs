@@ -81,7 +81,8 @@ impl Lane {
                 self.tell(id, actions);
                 continue;
             }
-            let passed = self.pass_answers(id, (at, bytes), actions);
+            let counted = self.server_ref(id).is_some_and(|far| self.is_counted(far));
+            let passed = if counted { 0 } else { self.pass_answers(id, (at, bytes), actions) };
             if passed > 0 {
                 at += passed;
                 continue;
@@ -108,7 +109,8 @@ impl Lane {
     fn reads(&self, id: ConnId, head: Header) -> bool {
         let Some(far) = self.server_ref(id) else { return false };
         let Some(entry) = far.ledger.head() else { return is_read(head, false) };
-        let looks = far.inspected.is_some() || entry.mark == purpose::TEMPORARY;
+        let looks =
+            far.inspected.is_some() || matches!(entry.mark, purpose::TEMPORARY | purpose::PLACE);
         is_read(head, entry.origin == Origin::Own && looks)
     }
 
@@ -145,15 +147,21 @@ impl Lane {
             Ok(answer) => {
                 let whose = answer.entry;
                 let cured = match head.tag {
-                    b'E' => self.is_curable(id, body, whose),
-                    b'Z' => self.is_failed_flight(id) || self.is_refused(id, body),
+                    b'E' => self.is_curable(id, body, whose) || self.is_moving(id, body, whose),
+                    b'Z' => {
+                        self.is_failed_flight(id)
+                            || self.is_failed_reading(id)
+                            || self.is_refused(id, body)
+                    }
                     b'C' => self.holds_begin(id, body),
+                    b'N' => self.is_farewell(id, body),
                     _ => false,
                 };
                 let mut forward = !cured && self.is_clients(id, head, whose, &skipped);
                 if forward && head.tag == b'E' && self.rename_error(id, body, actions) {
                     forward = false;
                 }
+                forward &= !(forward && self.counts(id, head.tag));
                 let Some(far) = self.server_mut(id) else { return };
                 far.left = head.total() - shown.len();
                 far.forward = forward;
@@ -216,28 +224,6 @@ impl Lane {
                 })
             }
         }
-    }
-
-    /// Whether a `ReadyForQuery` says that a transaction is open where there may be none: the
-    /// client hears an error in its place.
-    fn is_refused(&self, id: ConnId, body: &[u8]) -> bool {
-        let pool = self.server_ref(id).filter(|far| far.client.is_some()).map(|far| far.pool);
-        body != b"I" && pool.is_some_and(|pool| self.is_statement_mode(pool))
-    }
-
-    /// The answer that goes before it is kept until it is known whether the transaction ends
-    /// within its text: whatever else comes for the client comes behind it.
-    fn holds_begin(&mut self, id: ConnId, body: &[u8]) -> bool {
-        let tag = match body {
-            b"BEGIN\0" => "BEGIN",
-            b"START TRANSACTION\0" => "START TRANSACTION",
-            _ => return false,
-        };
-        let pool = self.server_ref(id).filter(|far| far.client.is_some()).map(|far| far.pool);
-        let holds = pool.is_some_and(|pool| self.is_statement_mode(pool));
-        // One that is held already goes out in front, as it would for anything else.
-        let far = self.server_mut(id).filter(|far| holds && far.begun.is_none());
-        far.is_some_and(|far| far.begun.replace(tag).is_none())
     }
 
     /// Looks at the messages that mean something to pgring.
@@ -368,6 +354,9 @@ impl Lane {
             self.rerun(id, actions);
             return;
         }
+        if self.is_failed_reading(id) {
+            return self.leave_replica(now, id, actions);
+        }
         if let Some(entry) = whose {
             match entry.origin {
                 Origin::Own => self.own_done(now, id, entry.mark, actions),
@@ -388,6 +377,11 @@ impl Lane {
             && let Some(entry) = far.ledger.tell()
         {
             let Some(client) = far.client else { continue };
+            let tag = if entry.expect == Expect::Close { b'3' } else { b'1' };
+            if self.counts(server, tag) {
+                self.confirm(server, entry);
+                continue;
+            }
             match entry.expect {
                 Expect::Parse => actions.write(client, write::parse_complete),
                 Expect::Close => actions.write(client, write::close_complete),

@@ -137,6 +137,7 @@ impl Lane {
         if greeted && !session && differs {
             self.replay(id, server, purpose::REPLAY, actions);
         }
+        self.say_again(now, id, server, actions);
     }
 
     /// Gives a server its client's session parameters.
@@ -316,6 +317,9 @@ impl Lane {
         }
         if !matches!(client.phase, ClientPhase::Ready) {
             return self.refuse_welcome(now, id, code, message, actions);
+        }
+        if self.refuse_moving(id, code, message, actions) {
+            return actions.push(Action::Resume(id));
         }
         self.fail_statement(id, code, message, actions);
         actions.push(Action::Resume(id));

@@ -4,12 +4,14 @@ use crate::auth_client::ClientAuth;
 use crate::hints::Hints;
 use crate::id::{ConnId, Core};
 use crate::lane::console::Console;
+use crate::lane::moved::Reading;
 use crate::lane::rerun::Flight;
 use crate::mail::Peer;
 use crate::prepared::{ClientStatements, StatementId};
 use crate::state::{Parameters, Pins};
 use crate::time::Instant;
 use crate::timers::Scheduled;
+use crate::topology::Lsn;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -112,7 +114,16 @@ pub(super) struct Client {
     pub(super) requested: Instant,
     pub(super) user: Arc<str>,
     pub(super) database: Arc<str>,
+    /// Where its statement at hand goes, or the next one: `home`, or a replica's pool.
     pub(super) pool: Option<usize>,
+    /// The primary's pool for its database and user.
+    pub(super) home: Option<usize>,
+    /// Behind the last commit that wrote something.
+    pub(super) lsn: Lsn,
+    /// Something may have been written since `lsn`.
+    pub(super) wrote: bool,
+    /// What names mean may have changed.
+    pub(super) defines: bool,
     pub(super) key: (u32, [u8; 32]),
     pub(super) login: Option<Box<Login>>,
     /// Of the protocol, once it is greeted.
@@ -154,6 +165,9 @@ pub(super) struct Client {
     /// What the DEALLOCATEs of the text that is running name, the last one first.
     pub(super) dropping: Vec<Box<[u8]>>,
     pub(super) flight: Option<Box<Flight>>,
+    pub(super) reading: Option<Box<Reading>>,
+    /// What it says was said before, to a replica.
+    pub(super) again: bool,
     /// What its texts may have done since the session was last inspected.
     pub(super) hints: Hints,
     pub(super) pins: Pins,
@@ -178,6 +192,10 @@ impl Client {
             user: Arc::clone(&nothing.text),
             database: Arc::clone(&nothing.text),
             pool: None,
+            home: None,
+            lsn: Lsn(0),
+            wrote: false,
+            defines: false,
             key: (0, [0; 32]),
             login: None,
             minor: 0,
@@ -202,6 +220,8 @@ impl Client {
             doubled: None,
             dropping: Vec::new(),
             flight: None,
+            reading: None,
+            again: false,
             hints: Hints::default(),
             pins: Pins::default(),
             custom: BTreeSet::new(),

@@ -4,7 +4,7 @@ use crate::action::{Action, Address, CloseMode, Level, Progress, Want};
 use crate::auth_server::{Credentials, ServerAuth, Step};
 use crate::id::{ConnId, Core, PoolKey, Secret};
 use crate::lane::client::{Client, Phase as ClientPhase};
-use crate::lane::nodes::{Round, is_last};
+use crate::lane::nodes::Round;
 use crate::lane::server::{Far, Phase, Server, ServerError};
 use crate::lane::{Lane, Out, all, behind, more};
 use crate::ledger::Ledger;
@@ -87,16 +87,18 @@ impl Lane {
         let cluster = Arc::clone(&rank.database.cluster);
         let good = self.primaries.get(&cluster.name).copied().unwrap_or_default();
         let step = purpose.step.unwrap_or(rank.round.step);
-        let place = good.after(step, &cluster);
-        let address = place.address_in(&cluster).cloned();
-        let name = cluster.nodes.get(place.node).map_or("", |node| &node.name);
+        let place = good.after(step, rank.ring());
+        let address = place.and_then(|place| place.address_in(&cluster)).cloned();
+        let place = place.unwrap_or_default();
+        let own = rank.key.node.as_deref();
+        let name = own.or_else(|| cluster.nodes.get(place.node).map(|node| &*node.name));
         let settings = Arc::clone(&rank.settings);
         let server = Server {
             number,
             phase: Phase::Connecting,
             pool,
             counted: purpose.counted,
-            node: Arc::from(name),
+            node: Arc::from(name.unwrap_or_default()),
             place,
             step,
             address: address.clone().unwrap_or_else(|| Address::Unix("unresolved".into())),
@@ -122,6 +124,7 @@ impl Lane {
             cancels: 0,
             cancel_later: None,
             inspected: None,
+            hides: 0,
             touched: None,
             dirty: false,
             unseen: false,
@@ -318,8 +321,9 @@ impl Lane {
         Some(true)
     }
 
-    /// The first `ReadyForQuery`: the login is done. A standby is no place for writes, so until
-    /// there is routing, servers are only kept on a node that is not in recovery.
+    /// The first `ReadyForQuery`: the login is done. A server is kept on a node that is what its
+    /// pool is for: no standby takes writes, and what reads must never write by mistake (hazard
+    /// H22).
     fn logged_in(&mut self, now: Instant, id: ConnId, actions: &mut Out) {
         let Some(far) = self.server_mut(id) else { return };
         let recovery = match far.reported.get("in_hot_standby").map(String::as_str) {
@@ -332,10 +336,13 @@ impl Lane {
                 return;
             }
         };
-        if recovery {
-            let reason = format!("node {} is in recovery", far.node);
+        let (node, pool) = (Arc::clone(&far.node), far.pool);
+        if recovery != self.pools[pool].key.node.is_some() {
+            let is = if recovery { "is" } else { "is not" };
+            let reason = format!("node {node} {is} in recovery");
             return self.server_lost(now, id, &reason, actions);
         }
+        let Some(far) = self.server_mut(id) else { return };
         if !far.counted {
             return self.raw_logged_in(now, id, actions);
         }
@@ -355,8 +362,10 @@ impl Lane {
             self.share_base(&key, &reported, actions);
         }
         let rank = &self.pools[pool];
-        let cluster = rank.database.cluster.name.clone();
-        self.primaries.insert(cluster, place);
+        if rank.key.node.is_none() {
+            let cluster = rank.database.cluster.name.clone();
+            self.primaries.insert(cluster, place);
+        }
         self.free(now, id, actions);
     }
 
@@ -398,8 +407,14 @@ impl Lane {
         }
         let hopeless = is_hopeless(error);
         rank.last_error = Some(error.clone());
-        if rank.round.fail(step, &rank.database.cluster) {
+        let mut round = rank.round;
+        let ended = round.fail(step, rank.ring());
+        rank.round = round;
+        if ended {
             rank.retry_at = Some(now + rank.settings.server_login_retry);
+        }
+        if ended || hopeless {
+            self.fall_back(now, pool, actions);
         }
         if hopeless {
             self.refuse_all(now, pool, error, actions);
@@ -416,7 +431,7 @@ impl Lane {
         ((pool, step), error): ((usize, u32), &ServerError),
         actions: &mut Out,
     ) -> bool {
-        let ended = is_last(step, &self.pools[pool].database.cluster);
+        let ended = self.pools[pool].ring().is_last(step);
         let gone = self.clients.get(id).is_none_or(Client::is_gone);
         if ended || gone || is_hopeless(error) {
             return false;

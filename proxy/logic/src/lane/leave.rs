@@ -82,8 +82,8 @@ impl Lane {
             };
             actions.push(Action::Tell(Box::new(mail)));
         }
-        let Some(pool) = client.pool else { return };
-        self.pools[pool].clients -= 1;
+        let (Some(pool), Some(home)) = (client.pool, client.home) else { return };
+        self.pools[home].clients -= 1;
         if waited {
             self.pools[pool].unqueue();
             self.ask(now, pool, actions);
@@ -209,6 +209,10 @@ impl Lane {
                 return;
             }
             return self.refuse_welcome(now, client, &error.code, &error.message, actions);
+        }
+        if !torn && self.survives(client, from.0) {
+            self.go_home(now, client, actions);
+            return actions.push(Action::Resume(client));
         }
         if !dying && !torn {
             Self::say_lost(client, reason, unknown, actions);

@@ -122,6 +122,7 @@ impl Lane {
             return self.fatal(now, id, &text, actions);
         };
         let pool = self.pool_of(&name, &user, &database);
+        self.want_catalog(pool, actions);
         self.pools[pool].clients += 1;
         if client_key.is_some() && *self.pools[pool].key.user == *user {
             self.pools[pool].client_key = client_key;
@@ -129,6 +130,7 @@ impl Lane {
         let settings = Arc::clone(&self.pools[pool].settings);
         let Some(client) = self.clients.get_mut(id) else { return };
         client.pool = Some(pool);
+        client.home = Some(pool);
         if settings.database_clients_max == 0 && settings.user_clients_max == 0 {
             return self.welcome(now, id, actions);
         }
@@ -169,7 +171,7 @@ impl Lane {
     /// The pool of a database (as clients name it) and a client's user; made if it is new.
     fn pool_of(&mut self, name: &str, user: &str, database: &Arc<Database>) -> usize {
         let server_user = database.user.as_deref().unwrap_or(user);
-        let key = PoolKey { database: Arc::from(name), user: Arc::from(server_user) };
+        let key = PoolKey::new(name, server_user);
         self.pool_by_key(&key, database)
     }
 
@@ -181,6 +183,8 @@ impl Lane {
         let login = self.login_of(&key.user, database);
         let mut pool = Pool::new(key.clone(), Arc::clone(database), login);
         pool.paused = self.orders.is_paused(&key.database);
+        let same = self.pools.iter().find(|other| other.key.database == key.database);
+        pool.catalog = same.and_then(|other| other.catalog.clone());
         self.pools.push(pool);
         self.pools_by_key.insert(key.clone(), self.pools.len() - 1);
         self.pools.len() - 1

@@ -8,6 +8,13 @@
 use crate::action::Address;
 use crate::config::Cluster;
 
+/// The addresses that a pool may use: those of one node, or of the whole cluster.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ring<'c> {
+    pub(super) cluster: &'c Cluster,
+    pub(super) node: Option<&'c str>,
+}
+
 /// A node of a cluster, and one of the addresses of its name.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(super) struct Place {
@@ -16,11 +23,10 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// The one that is `steps` further round.
-    pub(super) fn after(self, steps: u32, cluster: &Cluster) -> Self {
-        let start = places(cluster).position(|place| place == self).unwrap_or(0);
-        let mut ring = places(cluster).cycle().skip(start);
-        ring.nth(steps as usize).unwrap_or_default()
+    /// The one that is `steps` further round; none if the ring has no places.
+    pub(super) fn after(self, steps: u32, ring: Ring<'_>) -> Option<Self> {
+        let start = ring.places().position(|place| place == self).unwrap_or(0);
+        ring.places().cycle().nth(start + steps as usize)
     }
 
     /// The address; none if the name of the node has no address.
@@ -29,16 +35,21 @@ impl Place {
     }
 }
 
-/// All of them; a node whose name has no address counts as one.
-fn places(cluster: &Cluster) -> impl Iterator<Item = Place> + Clone + '_ {
-    cluster.nodes.iter().enumerate().flat_map(|(node, found)| {
-        (0..found.resolved.len().max(1)).map(move |address| Place { node, address })
-    })
-}
+impl<'c> Ring<'c> {
+    /// All of them; a node whose name has no address counts as one.
+    fn places(self) -> impl Iterator<Item = Place> + Clone + 'c {
+        let nodes = self.cluster.nodes.iter().enumerate();
+        let wanted =
+            nodes.filter(move |(_, found)| self.node.is_none_or(|name| found.name == name));
+        wanted.flat_map(|(node, found)| {
+            (0..found.resolved.len().max(1)).map(move |address| Place { node, address })
+        })
+    }
 
-/// Whether the place that is so many steps on is the last before the first comes again.
-pub(super) fn is_last(step: u32, cluster: &Cluster) -> bool {
-    step as usize + 1 >= places(cluster).count()
+    /// Whether the place that is so many steps on is the last before the first comes again.
+    pub(super) fn is_last(self, step: u32) -> bool {
+        step as usize + 1 >= self.places().count()
+    }
 }
 
 /// Where a pool is on its way round.
@@ -50,11 +61,11 @@ pub(super) struct Round {
 
 impl Round {
     /// A server that was opened `step` steps on has failed. Tells whether all have been tried.
-    pub(super) fn fail(&mut self, step: u32, cluster: &Cluster) -> bool {
+    pub(super) fn fail(&mut self, step: u32, ring: Ring<'_>) -> bool {
         if step != self.step {
             return false;
         }
-        let ended = is_last(step, cluster);
+        let ended = ring.is_last(step);
         self.step = if ended { 0 } else { step + 1 };
         ended
     }
@@ -62,7 +73,7 @@ impl Round {
 
 #[cfg(test)]
 mod tests {
-    use super::{Place, Round};
+    use super::{Place, Ring, Round};
     use crate::action::Address;
     use crate::config::{Cluster, Node};
 
@@ -80,22 +91,37 @@ mod tests {
     #[test]
     fn every_address_of_every_node_has_its_turn_from_the_good_one_on() {
         let cluster = cluster(&[2, 0, 1]);
+        let ring = Ring { cluster: &cluster, node: None };
         let good = Place { node: 2, address: 0 };
-        let round: Vec<_> = (0..5).map(|step| good.after(step, &cluster)).collect();
+        let round: Vec<_> = (0..5).map(|step| good.after(step, ring)).collect();
         let expected = [(2, 0), (0, 0), (0, 1), (1, 0), (2, 0)];
-        assert_eq!(round, expected.map(|(node, address)| Place { node, address }));
-        assert!(round[3].address_in(&cluster).is_none(), "its name has no address");
+        assert_eq!(round, expected.map(|(node, address)| Some(Place { node, address })));
+        let third = round[3].expect("a place");
+        assert!(third.address_in(&cluster).is_none(), "its name has no address");
         // After a reload the place may be gone.
-        assert_eq!(Place { node: 7, address: 1 }.after(0, &cluster), Place::default());
+        assert_eq!(Place { node: 7, address: 1 }.after(0, ring), Some(Place::default()));
+    }
+
+    #[test]
+    fn a_replicas_pool_goes_round_the_addresses_of_its_node() {
+        let cluster = cluster(&[2, 2, 1]);
+        let ring = Ring { cluster: &cluster, node: Some("pg1") };
+        let round: Vec<_> = (0..3).map(|step| Place::default().after(step, ring)).collect();
+        let expected = [(1, 0), (1, 1), (1, 0)];
+        assert_eq!(round, expected.map(|(node, address)| Some(Place { node, address })));
+        assert!(!ring.is_last(0) && ring.is_last(1));
+        let gone = Ring { node: Some("pg7"), ..ring };
+        assert_eq!(Place::default().after(0, gone), None);
     }
 
     #[test]
     fn many_that_fail_at_once_move_on_by_one() {
         let cluster = cluster(&[1, 1]);
+        let ring = Ring { cluster: &cluster, node: None };
         let mut round = Round::default();
-        let rounds: Vec<_> = (0..20).map(|_| round.fail(0, &cluster)).collect();
+        let rounds: Vec<_> = (0..20).map(|_| round.fail(0, ring)).collect();
         assert!(!rounds.contains(&true) && round.step == 1);
-        let rounds: Vec<_> = (0..20).map(|_| round.fail(1, &cluster)).collect();
+        let rounds: Vec<_> = (0..20).map(|_| round.fail(1, ring)).collect();
         assert!(rounds[0] && !rounds[1..].contains(&true) && round.step == 0);
     }
 }

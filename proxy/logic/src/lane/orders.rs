@@ -82,6 +82,8 @@ impl Lane {
             Mail::Cancel { pid, secret, from } => self.cancel(now, pid, &secret, from, actions),
             Mail::Cancelled { conn } => self.cancelled(now, conn, actions),
             Mail::Base { pool, reported } => self.hear_base(now, &pool, reported, actions),
+            Mail::Topology(topology) => self.topology = topology,
+            Mail::Catalog { database, catalog } => self.hear_catalog(&database, catalog.as_ref()),
             Mail::Parcel(parcel) => {
                 // Parcels come with a descriptor, through `adopt`.
                 self.give_back_key(&parcel.pool, actions);
@@ -93,6 +95,8 @@ impl Lane {
             | Mail::Left { .. }
             | Mail::Derive { .. }
             | Mail::Console { .. }
+            | Mail::Want { .. }
+            | Mail::Behind
             | Mail::Report(_)
             | Mail::Done { .. } => {}
         }
@@ -371,7 +375,7 @@ mod tests {
             }
             let paused = ["a", "b"].map(|name| {
                 let user = format!("user {number}");
-                let key = PoolKey { database: name.into(), user: user.as_str().into() };
+                let key = PoolKey::new(name, &user);
                 let mut paused = false;
                 trial.with_lane(|lane, _, _| {
                     let database = lane.config.database(name).cloned().expect("there is *");

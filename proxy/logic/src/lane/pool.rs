@@ -7,11 +7,13 @@
 //! served. Another lane's client that has been waiting for longer than ours by [`QUANTUM`] goes
 //! first.
 
+use crate::catalog::Catalog;
 use crate::config::{Database, PoolMode, PoolSettings, User};
 use crate::id::{ConnId, Core, PoolKey};
-use crate::lane::nodes::Round;
+use crate::lane::nodes::{Ring, Round};
 use crate::lane::server::ServerError;
 use crate::mail::Stats;
+use crate::route::Latency;
 use crate::state::Parameters;
 use crate::time::{Duration, Instant};
 use crate::timers::Scheduled;
@@ -100,6 +102,12 @@ pub(super) struct Pool {
     pub(super) retry_at: Option<Instant>,
     /// How far it has come on its way round the nodes since the last success.
     pub(super) round: Round,
+    /// What names mean in the database; none: nobody knows, or reads go nowhere else.
+    pub(super) catalog: Option<Arc<Catalog>>,
+    /// The pools of replicas that reads of this pool's clients have gone to, by node.
+    pub(super) replicas: Vec<(Arc<str>, usize)>,
+    /// How long its servers take to answer.
+    pub(super) latency: Latency,
     pub(super) stats: Stats,
     pub(super) scheduled: Scheduled,
 }
@@ -133,9 +141,17 @@ impl Pool {
             last_error: None,
             retry_at: None,
             round: Round::default(),
+            catalog: None,
+            replicas: Vec::new(),
+            latency: Latency::default(),
             stats: Stats::default(),
             scheduled: Scheduled::default(),
         }
+    }
+
+    /// The addresses its servers are opened at.
+    pub(super) fn ring(&self) -> Ring<'_> {
+        Ring { cluster: &self.database.cluster, node: self.key.node.as_deref() }
     }
 
     pub(super) fn mode(&self) -> PoolMode {

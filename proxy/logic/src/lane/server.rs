@@ -53,6 +53,8 @@ pub(super) mod purpose {
     pub(in crate::lane) const RESET: u32 = 5;
     /// Whether the session that has ended has left a temporary schema.
     pub(in crate::lane) const TEMPORARY: u32 = 7;
+    /// Where the log of the primary ends, behind what a client has written.
+    pub(in crate::lane) const PLACE: u32 = 8;
     /// Closes a name that a server has for a moment only. Were it to stay, another client would
     /// meet it.
     pub(in crate::lane) const LENT: u32 = u32::MAX;
@@ -109,6 +111,8 @@ pub(super) struct Server {
     /// One that waits for the end of a query of our own.
     pub(super) cancel_later: Option<Requester>,
     pub(super) inspected: Option<Box<Inspected>>,
+    /// How many answers its client has heard from a replica.
+    pub(super) hides: u32,
     /// A client whose texts may have set parameters on it that cannot be looked up: before
     /// anybody else uses it, all of them are reset.
     pub(super) touched: Option<ConnId>,

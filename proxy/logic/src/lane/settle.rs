@@ -81,14 +81,19 @@ impl Lane {
         if !client.pins.is_empty() && !spent {
             return self.client_idles(now, id);
         }
+        if self.asks_place(id, server, actions) {
+            return;
+        }
         self.detach(now, id, server, actions);
     }
 
     /// Takes a server from a client that is done with it.
     fn detach(&mut self, now: Instant, id: ConnId, server: ConnId, actions: &mut Out) {
         self.land(id);
+        self.end_reading(id);
         if let Some(client) = self.clients.get_mut(id) {
             client.server = None;
+            client.pool = client.home;
         }
         self.client_idles(now, id);
         let Some(far) = self.server_mut(server) else { return };
@@ -102,21 +107,6 @@ impl Lane {
         }
         if !self.drained(now, id, actions) && self.pools[pool].removed {
             self.evict_client(now, id, actions);
-        }
-    }
-
-    /// Statement mode: a transaction is open where there may be none. What its client has sent
-    /// behind it may be on its way already, so it is told and closed at once.
-    pub(super) fn refuse_transaction(&mut self, now: Instant, server: ConnId, actions: &mut Out) {
-        let Some(far) = self.server_mut(server) else { return };
-        far.begun = None;
-        if let Some(id) = far.client {
-            let text = ErrorText::fatal(
-                sqlstate::PROTOCOL_VIOLATION,
-                "transactions of several statements are not allowed in statement pooling mode",
-            )
-            .with_hint("Set pool.mode = \"transaction\" for this database.");
-            self.fatal(now, id, &text, actions);
         }
     }
 
@@ -146,6 +136,7 @@ impl Lane {
                 self.restored(server);
                 self.replayed(now, server, actions);
             }
+            purpose::PLACE => self.placed(server),
             purpose::ROLLBACK | purpose::RESET | purpose::TEMPORARY => {
                 let Some(far) = self.server_mut(server) else { return };
                 // An answer without a row says nothing.
@@ -232,6 +223,7 @@ impl Lane {
         let (status, pool) = (far.status, far.pool);
         let Some(id) = far.client else { return };
         let waiting = far.ledger.is_clients();
+        self.end_reading(id);
         let Some(client) = self.clients.get_mut(id) else { return };
         client.requested = now;
         client.dropping.clear();
@@ -240,7 +232,9 @@ impl Lane {
             let took = now.since(since);
             counters.query_us += u64::try_from(took.as_micros()).unwrap_or(0);
             counters.query_times.observe(took);
+            self.pools[pool].latency.observe(took);
         }
+        let counters = &mut self.pools[pool].stats;
         if status == b'I' {
             counters.transactions += 1;
             client.idle_in_since = None;

@@ -377,6 +377,10 @@ impl Lane {
         }
         self.push(id, Expect::Bind, Origin::Client, 0);
         let shown = message.shown.len();
+        if self.clients.get(id).is_some_and(|client| client.again) {
+            actions.write(server, |out| out.extend_from_slice(&message.shown[start..]));
+            return Step::Took(shown);
+        }
         actions.forward(id, server, message.at + start, message.at + shown);
         if let Some(client) = self.clients.get_mut(id) {
             client.left = message.head.total() - shown;

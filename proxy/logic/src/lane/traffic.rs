@@ -143,9 +143,14 @@ impl Lane {
             };
             let end = bytes.len().min(at + head.total());
             let message = Message { head, at, shown: &bytes[at..end] };
+            if self.aim(now, id, &bytes[at..], actions) {
+                return later(at);
+            }
             match self.message(now, id, message, actions) {
                 Step::Took(len) => {
                     self.log_flight(id, message);
+                    self.log_reading(id, message);
+                    self.rest(id);
                     at += len;
                     if actions.scratch.len() > SAID_MAX {
                         actions.push(Action::Resume(id));
@@ -169,7 +174,7 @@ impl Lane {
         }
     }
 
-    fn message(
+    pub(super) fn message(
         &mut self,
         now: Instant,
         id: ConnId,
@@ -189,6 +194,9 @@ impl Lane {
             return Step::Wait;
         }
         if message.head.tag != b'X' && self.waits_for_rerun(id) {
+            return Step::Wait;
+        }
+        if message.head.tag != b'X' && self.is_between(id) {
             return Step::Wait;
         }
         match message.head.tag {
@@ -259,6 +267,10 @@ impl Lane {
         let Some(client) = self.clients.get_mut(id) else { return Step::Over };
         let Some(server) = client.server else { return Step::Over };
         let shown = message.shown.len();
+        if client.again {
+            actions.write(server, |out| out.extend_from_slice(message.shown));
+            return Step::Took(shown);
+        }
         actions.forward(id, server, message.at, message.at + shown);
         client.left = message.head.total() - shown;
         client.fate = Fate::Pass;

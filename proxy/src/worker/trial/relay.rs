@@ -132,7 +132,7 @@ impl Relay {
     fn give_away(&mut self, at: usize, actions: &mut Actions<Mail>) {
         let parcel = Parcel {
             touched: false,
-            pool: PoolKey { database: "d".into(), user: "u".into() },
+            pool: PoolKey::new("d", "u"),
             from: self.core,
             node: "n".into(),
             pid: 1,

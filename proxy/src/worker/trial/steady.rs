@@ -9,7 +9,7 @@ use crate::ring::listen::Doors;
 use crate::worker::trial::server;
 use crate::worker::{Base, run};
 use pgring_logic::action::Address;
-use pgring_logic::config::{AuthMethod, Cluster, Config, Database, Node, PoolSettings};
+use pgring_logic::config::{AuthMethod, Cluster, Config, Database, Node, PoolSettings, Routing};
 use pgring_logic::id::Core;
 use pgring_logic::lane::Lane;
 use pgring_logic::mail::Mail;
@@ -87,6 +87,7 @@ fn config(node: SocketAddr) -> Config {
         user: None,
         password: None,
         pool: PoolSettings { size: 1, ..PoolSettings::default() },
+        routing: Routing::default(),
     };
     let mut config = Config {
         workers: 1,

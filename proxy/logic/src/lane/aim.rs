@@ -1,0 +1,374 @@
+//! Where a client's next statement goes: to the primary, or to a replica.
+//!
+//! The decision is made once for each segment, when its first message is seen and the client has
+//! no server: for a Query by its text, for an extended segment by all of its messages up to the
+//! Sync, which must be there. Everything that is not certain goes to the primary. On a replica a
+//! client stays to the end of its transaction; what may not run there waits for that.
+
+use crate::action::Action;
+use crate::catalog::Catalog;
+use crate::classify::cache::Verdict;
+use crate::config::{Consistency, PoolMode, Reads};
+use crate::hints::Hints;
+use crate::id::ConnId;
+use crate::lane::pool::Pool;
+use crate::lane::{Lane, Out};
+use crate::mail::Mail;
+use crate::route::{Load, Wish, choose};
+use crate::time::{Duration, Instant};
+use crate::topology::{Lsn, Role};
+use pgring_wire::client::{Parse, Target, bind_names, query};
+use pgring_wire::frame::{Header, LENGTH_MAX, header};
+use std::sync::Arc;
+
+/// How many replicas one read chooses among.
+const REPLICAS_MAX: usize = 16;
+
+/// How often a lane says that reads wait for replicas.
+const BEHIND: Duration = Duration::from_millis(100);
+
+/// What a segment asks for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Aim {
+    /// Any node will do.
+    Replica,
+    /// The primary, where it may write. `defines`: names may mean something else afterwards.
+    Primary { defines: bool },
+    /// The primary, though it writes nothing; or not enough of it has come to tell.
+    Quiet,
+}
+
+impl Aim {
+    const PRIMARY: Self = Self::Primary { defines: false };
+
+    /// What a segment asks for that asks for both.
+    fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Primary { defines: one }, Self::Primary { defines: two }) => {
+                Self::Primary { defines: one || two }
+            }
+            (primary @ Self::Primary { .. }, _) | (_, primary @ Self::Primary { .. }) => primary,
+            (Self::Quiet, _) | (_, Self::Quiet) => Self::Quiet,
+            (Self::Replica, Self::Replica) => Self::Replica,
+        }
+    }
+}
+
+impl Lane {
+    /// Whether reads of a pool's clients may go to replicas.
+    pub(super) fn is_routed(&self, pool: usize) -> bool {
+        let rank = &self.pools[pool];
+        rank.database.routing.reads == Reads::Replicas && rank.settings.mode != PoolMode::Session
+    }
+
+    /// Chooses where the segment that begins with these bytes goes. Tells whether it must wait
+    /// until its client is done with the replica it is on.
+    pub(super) fn aim(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        bytes: &[u8],
+        actions: &mut Out,
+    ) -> bool {
+        let Some(client) = self.clients.get(id) else { return false };
+        let Some(home) = client.home.filter(|home| self.is_routed(*home)) else { return false };
+        if !matches!(bytes.first(), Some(b'Q' | b'P' | b'B' | b'D' | b'C' | b'E' | b'F')) {
+            return false;
+        }
+        let (server, waits) = (client.server, client.wait.is_some());
+        let Some(server) = server else {
+            if !waits {
+                self.aim_segment(now, id, home, bytes, actions);
+            }
+            return false;
+        };
+        let Some(far) = self.server_ref(server) else { return false };
+        if far.pool == home {
+            let aim = self.aim_of_message(id, home, bytes);
+            self.note_primary(id, aim);
+            return false;
+        }
+        // On a replica. A segment that has begun was seen whole, and a transaction stays; else it
+        // is one segment after the other, each of which is aimed, and moved if it fails.
+        let busy = far.status == b'I' && far.ledger.is_clients() && !far.ledger.is_unsynced();
+        if let Some(client) = self.clients.get_mut(id) {
+            client.stalled |= busy;
+        }
+        busy
+    }
+
+    /// Chooses the pool of a client that has no server.
+    fn aim_segment(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        home: usize,
+        bytes: &[u8],
+        actions: &mut Out,
+    ) {
+        let aim = if bytes[0] == b'Q' {
+            self.aim_of_message(id, home, bytes)
+        } else {
+            self.aim_of_segment(id, home, bytes)
+        };
+        self.note_primary(id, aim);
+        let pool = match aim {
+            Aim::Replica if !self.is_bound(id) => self.replica_for(now, id, home, actions),
+            Aim::Replica | Aim::Primary { .. } | Aim::Quiet => None,
+        };
+        if pool.is_some() {
+            self.begin_reading(id);
+        }
+        if let Some(client) = self.clients.get_mut(id) {
+            client.pool = pool.or(Some(home));
+        }
+    }
+
+    /// Whether even a read of this client belongs to the primary: what its session is cannot be
+    /// had elsewhere, and no standby can do SERIALIZABLE.
+    fn is_bound(&self, id: ConnId) -> bool {
+        self.clients.get(id).is_none_or(|client| {
+            let level = client.state.get("default_transaction_isolation");
+            !client.pins.is_empty() || level.is_some_and(|level| level == "serializable")
+        })
+    }
+
+    /// Something that may write goes to the primary.
+    fn note_primary(&mut self, id: ConnId, aim: Aim) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        if let Aim::Primary { defines } = aim {
+            client.wrote = true;
+            client.defines |= defines;
+        }
+    }
+
+    /// What a message asks for that is the first of these bytes.
+    fn aim_of_message(&mut self, id: ConnId, home: usize, bytes: &[u8]) -> Aim {
+        let Ok(Some(head)) = header(bytes, LENGTH_MAX) else { return Aim::Quiet };
+        let Some(message) = bytes.get(..head.total()) else {
+            let small = head.body() <= self.config.limits.statement_bytes_max;
+            let text = matches!(head.tag, b'Q' | b'P');
+            // A text that comes in pieces is looked at when it is whole; one that is too large for
+            // that may be anything, and so may a Bind of which not even the names are there.
+            return match (text, small) {
+                (true, true) => Aim::Quiet,
+                (true, false) => Aim::Primary { defines: true },
+                (false, _) => Aim::PRIMARY,
+            };
+        };
+        self.aim_of_whole(id, home, message, &[])
+    }
+
+    /// What a whole message asks for, behind Parse messages of these names.
+    fn aim_of_whole(&mut self, id: ConnId, home: usize, message: &[u8], parsed: &[&[u8]]) -> Aim {
+        let body = &message[Header::SIZE..];
+        match message[0] {
+            b'Q' => query(body).map_or(Aim::PRIMARY, |text| self.aim_of_text(id, home, text)),
+            b'P' => {
+                Parse::read(body).map_or(Aim::PRIMARY, |it| self.aim_of_text(id, home, it.text))
+            }
+            b'B' => match bind_names(body) {
+                Some(names) if parsed.contains(&names.statement) => Aim::Replica,
+                Some(names) => self.aim_of_statement(id, home, names.statement),
+                None => Aim::PRIMARY,
+            },
+            b'D' => match Target::read(body) {
+                Ok(target) if target.kind != b'S' || parsed.contains(&target.name) => Aim::Replica,
+                Ok(target) => self.aim_of_statement(id, home, target.name),
+                Err(_) => Aim::PRIMARY,
+            },
+            // What a portal does was judged when it was bound.
+            b'C' | b'E' | b'H' => Aim::Replica,
+            _ => Aim::PRIMARY,
+        }
+    }
+
+    fn aim_of_text(&mut self, id: ConnId, home: usize, text: &[u8]) -> Aim {
+        if !text.is_ascii() && !self.speaks_utf8(id, home) {
+            // In some encodings a backslash is half a letter.
+            return Aim::Primary { defines: true };
+        }
+        let catalog = self.pools[home].catalog.clone();
+        let edition = catalog.as_ref().map_or(0, |catalog| catalog.version());
+        // Without a catalog nothing is a read.
+        let judge = |names: &_| catalog.is_some_and(|catalog| catalog.judge(names).is_none());
+        match self.verdicts.verdict(text, edition, judge) {
+            Verdict::Read | Verdict::Begin { read_only: true, serializable: false } => Aim::Replica,
+            Verdict::Begin { .. } | Verdict::Primary { writes: false, .. } => Aim::Quiet,
+            Verdict::Primary { defines, .. } => {
+                // What is temporary means nothing to anybody else.
+                let defines = defines && !self.memo.scan(text).has(Hints::PIN);
+                Aim::Primary { defines }
+            }
+        }
+    }
+
+    /// Whether the texts of a client are certainly UTF-8.
+    fn speaks_utf8(&self, id: ConnId, home: usize) -> bool {
+        let own = self.clients.get(id).and_then(|client| client.state.get("client_encoding"));
+        let base = self.pools[home].base.as_ref();
+        let encoding = own.or_else(|| base.and_then(|base| base.get("client_encoding")));
+        encoding.is_some_and(|name| {
+            ["utf8", "utf-8", "unicode"].iter().any(|utf8| name.eq_ignore_ascii_case(utf8))
+        })
+    }
+
+    /// An extended segment reads if all in it does, up to its Sync.
+    fn aim_of_segment(&mut self, id: ConnId, home: usize, bytes: &[u8]) -> Aim {
+        let mut parsed: Vec<&[u8]> = Vec::new();
+        let mut at = 0;
+        let mut seen = Aim::Replica;
+        while let Ok(Some(head)) = header(&bytes[at..], LENGTH_MAX) {
+            let Some(message) = bytes.get(at..at + head.total()) else { break };
+            at += head.total();
+            if head.tag == b'S' {
+                return seen;
+            }
+            seen = seen.and(self.aim_of_whole(id, home, message, &parsed));
+            if let (b'P', Ok(parse)) = (head.tag, Parse::read(&message[Header::SIZE..])) {
+                parsed.push(parse.name);
+            }
+            if matches!(seen, Aim::Primary { .. }) {
+                // The rest is looked at when its turn comes.
+                return seen;
+            }
+        }
+        // Its end is not there yet, and may write.
+        Aim::Quiet
+    }
+
+    /// A statement that was parsed before.
+    fn aim_of_statement(&mut self, id: ConnId, home: usize, name: &[u8]) -> Aim {
+        let Some(client) = self.clients.get(id) else { return Aim::PRIMARY };
+        if name.is_empty() {
+            let Some(unnamed) = &client.unnamed else { return Aim::PRIMARY };
+            let body = unnamed.body.clone();
+            return self.aim_of_text(id, home, super::lending::text_of(&body));
+        }
+        let Some(statement) = client.names.get(name) else { return Aim::PRIMARY };
+        let body = self.texts.body(statement).clone();
+        self.aim_of_text(id, home, super::lending::text_of(&body))
+    }
+
+    /// The pool of the replica that a read of this client goes to; none if no replica will do.
+    fn replica_for(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        home: usize,
+        actions: &mut Out,
+    ) -> Option<usize> {
+        let client = self.clients.get(id)?;
+        let routing = &self.pools[home].database.routing;
+        let wish = Wish {
+            lsn: if routing.consistency == Consistency::Session { client.lsn } else { Lsn(0) },
+            lag_bytes_max: routing.lag_bytes_max as u64,
+            lag_max: routing.lag_max,
+        };
+        let topology = Arc::clone(&self.topology);
+        let standings = topology.clusters.get(&*self.pools[home].database.cluster.name)?;
+        let mut loads = [Load::default(); REPLICAS_MAX];
+        let mut pools = [home; REPLICAS_MAX];
+        let mut count = 0;
+        let mut behind = false;
+        for (node, standing) in standings {
+            if count == REPLICAS_MAX {
+                break;
+            }
+            if standing.role == Role::Standby && standing.lsn < wish.lsn {
+                behind = true;
+            }
+            if !wish.is_granted_by(standing) {
+                continue;
+            }
+            let pool = self.replica_pool(home, node);
+            let rank = &self.pools[pool];
+            if rank.retry_at.is_some_and(|at| now < at) || rank.paused {
+                continue;
+            }
+            (pools[count], loads[count]) = (pool, load(rank));
+            count += 1;
+        }
+        if behind && now.since(self.behind_told) >= BEHIND {
+            self.behind_told = now;
+            actions.push(Action::Tell(Box::new(Mail::Behind)));
+        }
+        choose(&loads[..count], &mut self.chance).map(|index| pools[index])
+    }
+
+    /// The pool of a replica's servers for the clients of `home`; made if it is new.
+    fn replica_pool(&mut self, home: usize, node: &Arc<str>) -> usize {
+        let rank = &self.pools[home];
+        let known = rank.replicas.iter().find(|(name, _)| name == node).map(|(_, pool)| *pool);
+        if let Some(pool) = known.filter(|pool| !self.pools[*pool].removed) {
+            return pool;
+        }
+        let (key, database) = (rank.key.on(node), Arc::clone(&rank.database));
+        let client_key = rank.client_key;
+        let pool = self.pool_by_key(&key, &database);
+        self.pools[pool].client_key = client_key;
+        let replicas = &mut self.pools[home].replicas;
+        replicas.retain(|(name, _)| name != node);
+        replicas.push((Arc::clone(node), pool));
+        pool
+    }
+
+    /// A replica cannot be reached: whoever waits for it goes to the primary.
+    pub(super) fn fall_back(&mut self, now: Instant, pool: usize, actions: &mut Out) {
+        if self.pools[pool].key.node.is_none() {
+            return;
+        }
+        let waiting: Vec<ConnId> = self.pools[pool].queued().map(|(id, _)| id).collect();
+        for id in waiting {
+            let Some(client) = self.clients.get_mut(id) else { continue };
+            if client.wait.is_none() || client.pool != Some(pool) {
+                continue;
+            }
+            client.wait = None;
+            client.pool = client.home;
+            self.pools[pool].unqueue();
+            self.wait_for_server(now, id, actions);
+        }
+    }
+
+    /// A client has nothing of its own on any server: its next segment is aimed anew.
+    pub(super) fn rest(&mut self, id: ConnId) {
+        if let Some(client) = self.clients.get_mut(id)
+            && client.server.is_none()
+            && client.wait.is_none()
+        {
+            client.pool = client.home;
+        }
+    }
+
+    /// A client of a routed database has come: without a catalog of the database none of its
+    /// reads goes to a replica.
+    pub(super) fn want_catalog(&mut self, pool: usize, actions: &mut Out) {
+        if self.is_routed(pool) && self.pools[pool].catalog.is_none() {
+            let database = Arc::clone(&self.pools[pool].key.database);
+            let (core, changed) = (self.core, false);
+            actions.push(Action::Tell(Box::new(Mail::Want { core, database, changed })));
+        }
+    }
+
+    /// A statement that has ended may have changed what names mean in its database.
+    pub(super) fn catalog_changed(&mut self, home: usize, actions: &mut Out) {
+        let database = Arc::clone(&self.pools[home].key.database);
+        self.hear_catalog(&database, None);
+        let (core, changed) = (self.core, true);
+        actions.push(Action::Tell(Box::new(Mail::Want { core, database, changed })));
+    }
+
+    /// What names mean in a database, as clients name it; none: nobody knows for now.
+    pub(super) fn hear_catalog(&mut self, database: &str, catalog: Option<&Arc<Catalog>>) {
+        for rank in self.pools.iter_mut().filter(|rank| *rank.key.database == *database) {
+            rank.catalog = catalog.cloned();
+        }
+    }
+}
+
+fn load(rank: &Pool) -> Load {
+    let idle = u32::try_from(rank.idle.len()).unwrap_or(u32::MAX);
+    let busy = rank.held.saturating_sub(idle + rank.opening + rank.closing);
+    Load { waiting: busy + rank.waiting_count, latency: rank.latency.get(), weight: 1 }
+}

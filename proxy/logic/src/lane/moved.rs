@@ -1,0 +1,295 @@
+//! A read that a replica cannot finish is finished by the primary, and its client sees nothing.
+//!
+//! What a client says in a segment that goes to a replica is kept until a row has come. If the
+//! replica refuses (a guess was wrong: 25006), cancels (its replay goes first: 40001) or is lost
+//! before that, nothing has happened, so the segment is said again to the primary. What the client
+//! has been told already (`ParseComplete`, a `RowDescription`) it is not told twice.
+
+use crate::action::Action;
+use crate::id::ConnId;
+use crate::lane::server::Server;
+use crate::lane::traffic::{Message, Step};
+use crate::lane::{Lane, Out};
+use crate::ledger::{Entry, Origin};
+use crate::time::Instant;
+use pgring_wire::backend::{ErrorView, sqlstate, write};
+use pgring_wire::client::{Parse, bind_names, query};
+use pgring_wire::frame::{Header, LENGTH_MAX, header};
+
+/// What is kept of a segment; a larger one is not said again.
+const BYTES_MAX: usize = 16 * 1024;
+
+/// Errors of a replica that the primary does not make: `read_only_sql_transaction`,
+/// `feature_not_supported` and `object_not_in_prerequisite_state` (during recovery),
+/// `serialization_failure` and `deadlock_detected` (conflicts with replay), the ends of a server.
+const MOVING: [&[u8]; 8] =
+    [b"25006", b"0A000", b"55000", b"40001", b"40P01", b"57P01", b"57P02", b"57P03"];
+
+/// A segment on a replica.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    /// What the client said.
+    bytes: Vec<u8>,
+    /// How many answers it has heard, none of which was a row or an end.
+    told: u32,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum Stage {
+    /// Nothing is kept, or it no longer matters.
+    #[default]
+    Off,
+    /// The segment is being said.
+    Open,
+    /// All of it has been said.
+    Whole,
+    /// The replica has failed; it may have something to say yet.
+    Failed,
+    /// It waits for the primary.
+    Moving,
+}
+
+impl Lane {
+    /// A segment of a client is about to go to a replica.
+    pub(super) fn begin_reading(&mut self, id: ConnId) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let reading = client.reading.get_or_insert_default();
+        reading.bytes.clear();
+        reading.told = 0;
+        reading.stage = Stage::Open;
+    }
+
+    /// Every message of a client passes here once it is on its way.
+    pub(super) fn log_reading(&mut self, id: ConnId, message: Message<'_>) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let Some(reading) = &mut client.reading else { return };
+        if reading.stage != Stage::Open {
+            return;
+        }
+        let fits = reading.bytes.len() + message.shown.len() <= BYTES_MAX;
+        if !fits || message.body().is_none() {
+            reading.stage = Stage::Off;
+            return;
+        }
+        reading.bytes.extend_from_slice(message.shown);
+        if matches!(message.head.tag, b'Q' | b'S') {
+            reading.stage = Stage::Whole;
+        }
+    }
+
+    /// What a client reads no longer needs to be kept.
+    pub(super) fn end_reading(&mut self, id: ConnId) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        if let Some(reading) = &mut client.reading {
+            reading.stage = Stage::Off;
+        }
+    }
+
+    /// Whether what a server says is to be looked at one by one.
+    pub(super) fn is_counted(&self, far: &Server) -> bool {
+        if far.hides > 0 {
+            return true;
+        }
+        let client = far.client.filter(|_| self.pools[far.pool].key.node.is_some());
+        let reading = client.and_then(|id| self.clients.get(id)?.reading.as_ref());
+        reading.is_some_and(|it| matches!(it.stage, Stage::Open | Stage::Whole | Stage::Failed))
+    }
+
+    /// An answer is about to go to a client. Tells whether the client has heard it before.
+    pub(super) fn counts(&mut self, server: ConnId, tag: u8) -> bool {
+        let Some(far) = self.server_mut(server) else { return false };
+        let early = matches!(tag, b'1' | b'2' | b'3' | b'T' | b't' | b'n');
+        if far.hides > 0 {
+            far.hides = if early { far.hides - 1 } else { 0 };
+            return early;
+        }
+        let (client, pool) = (far.client, far.pool);
+        if self.pools[pool].key.node.is_none() || matches!(tag, b'E' | b'N' | b'S' | b'A' | b'Z') {
+            return false;
+        }
+        let client = client.and_then(|id| self.clients.get_mut(id));
+        let Some(reading) = client.and_then(|client| client.reading.as_mut()) else { return false };
+        if early {
+            reading.told += 1;
+        } else {
+            reading.stage = Stage::Off;
+        }
+        false
+    }
+
+    /// Whether an error of a replica is none for its client: the primary will answer.
+    pub(super) fn is_moving(&mut self, server: ConnId, body: &[u8], whose: Option<Entry>) -> bool {
+        if whose.is_none_or(|entry| entry.origin == Origin::Own && entry.mark == 0) {
+            return false;
+        }
+        let code = ErrorView::new(body).code();
+        let moves = code.is_some_and(|code| MOVING.contains(&code));
+        let Some(far) = self.server_ref(server).filter(|_| moves) else { return false };
+        let client = far.client.filter(|_| self.pools[far.pool].key.node.is_some());
+        let Some(client) = client.and_then(|id| self.clients.get_mut(id)) else { return false };
+        let Some(reading) = &mut client.reading else { return false };
+        if reading.stage != Stage::Whole {
+            return false;
+        }
+        reading.stage = Stage::Failed;
+        if code == Some(b"25006") {
+            self.learn(server);
+        }
+        true
+    }
+
+    /// What a replica's client said was no read, for all that was known.
+    fn learn(&mut self, server: ConnId) {
+        let client = self.server_ref(server).and_then(|far| far.client);
+        let Some(client) = client.and_then(|id| self.clients.get(id)) else { return };
+        let Some(reading) = &client.reading else { return };
+        let mut rest = &reading.bytes[..];
+        while let Ok(Some(head)) = header(rest, LENGTH_MAX) {
+            let (message, behind) = rest.split_at(head.total());
+            rest = behind;
+            let body = &message[Header::SIZE..];
+            match head.tag {
+                b'Q' => query(body).map_or((), |text| self.verdicts.learn(text)),
+                b'P' => Parse::read(body).map_or((), |parse| self.verdicts.learn(parse.text)),
+                b'B' => {
+                    let names = bind_names(body);
+                    let statement = names.and_then(|names| client.names.get(names.statement));
+                    if let Some(statement) = statement {
+                        let text = super::lending::text_of(self.texts.body(statement));
+                        self.verdicts.learn(text);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether a notice only says that the replica is about to go, when the read outlives it.
+    pub(super) fn is_farewell(&self, server: ConnId, body: &[u8]) -> bool {
+        let Some(far) = self.server_ref(server) else { return false };
+        let ends = ErrorView::new(body).code().is_some_and(|code| code.starts_with(b"57P"));
+        ends && far.client.is_some_and(|id| self.survives(id, far.pool))
+    }
+
+    /// Whether a replica has failed, and the primary is yet to be asked.
+    pub(super) fn is_failed_reading(&self, server: ConnId) -> bool {
+        let client = self.server_ref(server).and_then(|far| far.client);
+        let reading = client.and_then(|id| self.clients.get(id)?.reading.as_ref());
+        reading.is_some_and(|reading| reading.stage == Stage::Failed)
+    }
+
+    /// Whether a client's segment is on its way from a replica to the primary.
+    pub(super) fn is_between(&self, id: ConnId) -> bool {
+        let reading = self.clients.get(id).and_then(|client| client.reading.as_ref());
+        reading.is_some_and(|it| matches!(it.stage, Stage::Failed | Stage::Moving))
+    }
+
+    /// The replica has said its last word on a segment: the client goes to the primary with it.
+    pub(super) fn leave_replica(&mut self, now: Instant, server: ConnId, actions: &mut Out) {
+        let Some(id) = self.server_mut(server).and_then(|far| far.client.take()) else { return };
+        actions.push(Action::Unpair(server));
+        self.settle_abandoned(now, server, actions);
+        self.go_home(now, id, actions);
+        actions.push(Action::Resume(id));
+    }
+
+    /// Whether the loss of a replica is none for this client: nothing of an answer has come, and
+    /// all of the segment is kept.
+    pub(super) fn survives(&self, id: ConnId, pool: usize) -> bool {
+        let Some(client) = self.clients.get(id) else { return false };
+        let reading = client.reading.as_ref();
+        self.pools[pool].key.node.is_some()
+            && !client.goodbye
+            && !client.is_partial()
+            && reading.is_some_and(|it| matches!(it.stage, Stage::Whole | Stage::Failed))
+    }
+
+    /// A client without a server asks the primary for what a replica did not answer.
+    pub(super) fn go_home(&mut self, now: Instant, id: ConnId, actions: &mut Out) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        client.server = None;
+        client.pool = client.home;
+        client.wrote = true;
+        if let Some(reading) = &mut client.reading {
+            reading.stage = Stage::Moving;
+        }
+        self.forget_changes(id);
+        self.checkout(now, id, actions);
+    }
+
+    /// A client has a server of the primary: what it said to a replica is said again.
+    pub(super) fn say_again(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        server: ConnId,
+        actions: &mut Out,
+    ) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let Some(reading) = client.reading.as_mut().filter(|it| it.stage == Stage::Moving) else {
+            return;
+        };
+        reading.stage = Stage::Off;
+        let bytes = core::mem::take(&mut reading.bytes);
+        let mut told = reading.told;
+        client.again = true;
+        if let Some(far) = self.server_mut(server) {
+            far.hides = told;
+        }
+        let mut rest = &bytes[..];
+        while let Ok(Some(head)) = header(rest, LENGTH_MAX) {
+            let (shown, behind) = rest.split_at(head.total());
+            rest = behind;
+            let message = Message { head, at: 0, shown };
+            if told > 0 && self.has_parsed(id, message) {
+                // It was told so, and the name means that statement.
+                told -= 1;
+                if let Some(far) = self.server_mut(server) {
+                    far.hides -= 1;
+                }
+                continue;
+            }
+            match self.message(now, id, message, actions) {
+                Step::Took(_) => {}
+                Step::Over => return,
+                Step::More | Step::Wait | Step::Again => {
+                    // There is nothing that it could wait for.
+                    let text = write::ErrorText::fatal(
+                        sqlstate::CONNECTION_FAILURE,
+                        "the server connection was lost",
+                    );
+                    return self.fatal(now, id, &text, actions);
+                }
+            }
+        }
+        if let Some(client) = self.clients.get_mut(id) {
+            client.again = false;
+        }
+    }
+
+    /// Whether a message parses under a name that the client has.
+    fn has_parsed(&self, id: ConnId, message: Message<'_>) -> bool {
+        let parse = message.body().filter(|_| message.head.tag == b'P').map(Parse::read);
+        let Some(Ok(parse)) = parse else { return false };
+        let client = self.clients.get(id);
+        !parse.name.is_empty() && client.is_some_and(|it| it.names.get(parse.name).is_some())
+    }
+
+    /// The primary cannot be had for a segment that a replica did not answer.
+    pub(super) fn refuse_moving(
+        &mut self,
+        id: ConnId,
+        code: &str,
+        message: &str,
+        actions: &mut Out,
+    ) -> bool {
+        if !self.is_between(id) {
+            return false;
+        }
+        self.end_reading(id);
+        Self::say(id, &write::ErrorText::error(code, message), actions);
+        actions.write(id, |out| write::ready_for_query(out, b'I'));
+        true
+    }
+}

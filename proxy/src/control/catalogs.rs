@@ -1,0 +1,220 @@
+//! What names mean, database by database: read when the first client comes, again when a statement
+//! has changed something, and every minute.
+
+use crate::control::Control;
+use crate::control::catalog::load;
+use crate::control::monitor::{open, told};
+use pgring_logic::action::Address;
+use pgring_logic::catalog::rows::Rows;
+use pgring_logic::catalog::{Catalog, Lists};
+use pgring_logic::config::{Config, Reads};
+use pgring_logic::id::Core;
+use pgring_logic::mail::Mail;
+use pgring_logic::topology::Role;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::{Instant, sleep_until, timeout};
+
+/// How often what was read is read again, for changes that did not come through pgring.
+pub(super) const PERIOD: Duration = Duration::from_secs(60);
+/// A database whose names keep changing is not read more often than this.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long reading may take.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// What a catalog is made of.
+#[derive(Debug, Eq, PartialEq)]
+struct Read {
+    rows: Rows,
+    lists: Lists,
+}
+
+/// What was read of one database.
+#[derive(Debug, Default)]
+pub(super) struct Edition {
+    catalog: Option<Arc<Catalog>>,
+    /// What the last one was made of.
+    rows: Option<Arc<Read>>,
+    /// It is being read.
+    reading: bool,
+    /// Something has changed since that began.
+    changed: bool,
+    /// Why it cannot be read.
+    error: Option<String>,
+}
+
+impl Control {
+    /// A lane needs to know what names mean in a database, or says that they have changed.
+    pub(super) fn want(self: &Rc<Self>, core: Core, database: Arc<str>, changed: bool) {
+        let mut state = self.state.borrow_mut();
+        let edition = state.catalogs.entry(Arc::clone(&database)).or_default();
+        if changed {
+            edition.catalog = None;
+            edition.changed = true;
+        }
+        let known = edition.catalog.clone();
+        let begin = known.is_none() && !std::mem::replace(&mut edition.reading, true);
+        drop(state);
+        if changed {
+            // To the one that says so as well: an older edition may have come in between.
+            for core in self.cores() {
+                let database = Arc::clone(&database);
+                self.post(core, Mail::Catalog { database, catalog: None });
+            }
+        } else if known.is_some() {
+            let database = Arc::clone(&database);
+            self.post(core, Mail::Catalog { database, catalog: known });
+        }
+        if begin {
+            tokio::task::spawn_local(Rc::clone(self).read(database));
+        }
+    }
+
+    /// Reads everything again that was read before.
+    pub(super) fn read_again(self: &Rc<Self>) {
+        let mut state = self.state.borrow_mut();
+        let idle = state.catalogs.iter_mut().filter(|(_, edition)| !edition.reading);
+        let databases: Vec<Arc<str>> = idle
+            .map(|(database, edition)| {
+                edition.reading = true;
+                Arc::clone(database)
+            })
+            .collect();
+        drop(state);
+        for database in databases {
+            tokio::task::spawn_local(Rc::clone(self).read(database));
+        }
+    }
+
+    /// Reads a database until what was read holds.
+    async fn read(self: Rc<Self>, database: Arc<str>) {
+        let mut pause = PAUSE;
+        loop {
+            let begun = Instant::now();
+            if let Some(edition) = self.state.borrow_mut().catalogs.get_mut(&database) {
+                edition.changed = false;
+            }
+            let config = Arc::clone(&self.state.borrow().config);
+            if !is_routed(&config, &database) {
+                self.state.borrow_mut().catalogs.remove(&database);
+                return;
+            }
+            let result = self.read_once(&config, &database).await;
+            // What fails once a second is no help to a server in need.
+            pause = if result.is_err() { PERIOD.min(2 * pause) } else { PAUSE };
+            if self.read_done(&database, result) {
+                return;
+            }
+            sleep_until(begun + pause).await;
+        }
+    }
+
+    /// Takes in what was read. Tells whether that was all.
+    fn read_done(
+        &self,
+        database: &Arc<str>,
+        result: Result<(Arc<Read>, Arc<Catalog>), String>,
+    ) -> bool {
+        let mut state = self.state.borrow_mut();
+        let Some(edition) = state.catalogs.get_mut(database) else { return true };
+        let (rows, catalog) = match result {
+            Ok(read) => read,
+            Err(error) => {
+                if edition.error.as_ref() != Some(&error) {
+                    let database = &**database;
+                    tracing::warn!(database, error, "no reads to replicas: the catalog is unknown");
+                }
+                edition.error = Some(error);
+                return false;
+            }
+        };
+        edition.error = None;
+        if edition.changed {
+            return false;
+        }
+        edition.reading = false;
+        edition.rows = Some(rows);
+        let same = edition.catalog.replace(Arc::clone(&catalog));
+        drop(state);
+        if same.is_some_and(|before| Arc::ptr_eq(&before, &catalog)) {
+            return true;
+        }
+        for core in self.cores() {
+            let (database, catalog) = (Arc::clone(database), Some(Arc::clone(&catalog)));
+            self.post(core, Mail::Catalog { database, catalog });
+        }
+        true
+    }
+
+    /// Reads a database. What has not changed is the catalog of before.
+    async fn read_once(
+        &self,
+        config: &Config,
+        name: &str,
+    ) -> Result<(Arc<Read>, Arc<Catalog>), String> {
+        let database = config.database(name).ok_or("it is not in the configuration")?;
+        let cluster = &database.cluster.name;
+        let address = self.primary(cluster).await?;
+        let dbname = database.dbname.as_deref().unwrap_or(name);
+        let read = async {
+            let client = open(&address, &config.monitor, dbname).await?;
+            load(&client).await.map_err(told)
+        };
+        let late = |_| format!("not read within {LIMIT:?}");
+        let rows = timeout(LIMIT, read).await.map_err(late)??;
+        let lists = Lists {
+            reads: database.routing.functions_read.clone(),
+            writes: database.routing.functions_write.clone(),
+        };
+        let read = Arc::new(Read { rows, lists });
+        if let Some(known) = self.known(name, &read) {
+            return Ok(known);
+        }
+        // Views are parsed: in a large database that takes its time.
+        let (edition, material) = (self.next_edition(), Arc::clone(&read));
+        let work = move || Catalog::new(edition, &material.rows, &material.lists);
+        let catalog = tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?;
+        Ok((read, Arc::new(catalog)))
+    }
+
+    /// The catalog that was made of the same, if that was the last.
+    fn known(&self, database: &str, read: &Read) -> Option<(Arc<Read>, Arc<Catalog>)> {
+        let state = self.state.borrow();
+        let edition = state.catalogs.get(database)?;
+        let rows = edition.rows.as_ref().filter(|rows| ***rows == *read)?;
+        Some((Arc::clone(rows), edition.catalog.clone()?))
+    }
+
+    fn next_edition(&self) -> u64 {
+        let mut state = self.state.borrow_mut();
+        state.edition += 1;
+        state.edition
+    }
+
+    /// Where the primary of a cluster is, once the monitor has found it.
+    async fn primary(&self, cluster: &str) -> Result<Address, String> {
+        loop {
+            let sighted = self.sighted.notified();
+            if let Some(address) = self.known_primary(cluster) {
+                return Ok(address);
+            }
+            sighted.await;
+        }
+    }
+
+    fn known_primary(&self, cluster: &str) -> Option<Address> {
+        let state = self.state.borrow();
+        let standings = state.topology.clusters.get(cluster)?;
+        let mut primaries = standings.iter().filter(|(_, it)| it.role == Role::Primary);
+        let (name, _) = primaries.next()?;
+        let cluster = state.config.clusters.iter().find(|it| it.name == cluster)?;
+        let node = cluster.nodes.iter().find(|node| node.name == **name)?;
+        node.resolved.first().cloned()
+    }
+}
+
+/// Whether reads of a database go to replicas.
+fn is_routed(config: &Config, database: &str) -> bool {
+    config.database(database).is_some_and(|found| found.routing.reads == Reads::Replicas)
+}

@@ -1,0 +1,77 @@
+//! Where the nodes stand, as the monitor has seen them.
+
+use crate::clock;
+use crate::control::monitor::{Seen, Watch};
+use crate::control::{Control, State};
+use pgring_logic::config::Reads;
+use pgring_logic::mail::Mail;
+use pgring_logic::topology::{Role, Standing, Topology};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long nodes are asked more often after a read waited for one.
+const HURRY: Duration = Duration::from_secs(1);
+
+impl Control {
+    /// Watches the nodes of the config, and forgets those that are no longer in it.
+    pub(super) fn watch(&self) {
+        let mut state = self.state.borrow_mut();
+        let config = Arc::clone(&state.config);
+        state.topology = Topology::default();
+        state.tracks.clear();
+        self.pace.send_replace(config.monitor.interval);
+        state.watch = Watch::start(&config, &self.pace.subscribe(), &self.seen);
+    }
+
+    /// A node has answered, or has not.
+    pub(super) fn see(&self, seen: Seen) {
+        let now = clock::now();
+        let mut state = self.state.borrow_mut();
+        let State { topology, tracks, .. } = &mut *state;
+        let track = tracks.entry(Arc::clone(&seen.cluster)).or_default();
+        let standings = topology.clusters.entry(seen.cluster).or_default();
+        let standing = standings.entry(seen.node).or_default();
+        match seen.answer {
+            Ok((role, lsn)) => {
+                if role == Role::Primary {
+                    track.mark(now, lsn);
+                }
+                let (lag_bytes, lag) = track.lag(now, lsn);
+                *standing = Standing { role, lsn, lag_bytes, lag, error: None };
+            }
+            Err(error) => {
+                if standing.error.as_ref() != Some(&error) {
+                    tracing::warn!(error, "a node does not tell where it stands");
+                }
+                standing.role = Role::Unknown;
+                standing.error = Some(error);
+            }
+        }
+        let routed = state.config.databases.iter();
+        let routed = routed.clone().any(|it| it.routing.reads == Reads::Replicas);
+        let topology = routed.then(|| Arc::new(state.topology.clone()));
+        drop(state);
+        self.sighted.notify_waiters();
+        let Some(topology) = topology else { return };
+        for core in self.cores() {
+            self.post(core, Mail::Topology(Arc::clone(&topology)));
+        }
+    }
+
+    /// Reads wait for replicas: these are asked more often for a while.
+    pub(super) fn hurry(&self) {
+        let mut state = self.state.borrow_mut();
+        state.hurry = Some(clock::now() + HURRY);
+        let pace = state.config.monitor.interval_busy.min(state.config.monitor.interval);
+        self.pace.send_if_modified(|now| std::mem::replace(now, pace) != pace);
+    }
+
+    /// They no longer do.
+    pub(super) fn calm_down(&self) {
+        let mut state = self.state.borrow_mut();
+        if state.hurry.is_some_and(|until| until <= clock::now()) {
+            state.hurry = None;
+            self.pace.send_replace(state.config.monitor.interval);
+        }
+    }
+}

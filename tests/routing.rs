@@ -1,0 +1,342 @@
+//! Reads go to standbys, everything else to the primary, and nobody can tell but by the load.
+
+use pgring_tests::command::{at_most_minutes, until};
+use pgring_tests::dice::amount;
+use pgring_tests::message::{Message, bind, describe, execute, extended, parse, query, sync};
+use pgring_tests::pgring::{Pgring, Settings};
+use pgring_tests::postgres::Postgres;
+use pgring_tests::sql::{block_on, connect};
+use pgring_tests::wire::Wire;
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// `here()` says on what kind of node it runs, and passes for a function that only reads.
+const SCENE: &str = "
+    CREATE TABLE notes (id int PRIMARY KEY, text text);
+    INSERT INTO notes SELECT n, 'note ' || n FROM generate_series(1, 100) n;
+    CREATE SEQUENCE counter;
+    CREATE FUNCTION here() RETURNS text STABLE LANGUAGE sql AS
+        $$ SELECT CASE WHEN pg_is_in_recovery() THEN 'standby' ELSE 'primary' END $$;
+    CREATE FUNCTION writes() RETURNS text LANGUAGE sql AS
+        $$ INSERT INTO notes SELECT max(id) + 1, 'more' FROM notes; SELECT here() $$;
+    GRANT ALL ON ALL TABLES IN SCHEMA public TO app;
+    GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO app;
+";
+
+struct Scene {
+    primary: Postgres,
+    standbys: Vec<Postgres>,
+    pgring: Pgring,
+}
+
+fn scene(standbys: usize, change: impl FnOnce(Settings) -> Settings) -> Scene {
+    scene_with(&[], standbys, change)
+}
+
+fn scene_with(
+    standby: &[&str],
+    standbys: usize,
+    change: impl FnOnce(Settings) -> Settings,
+) -> Scene {
+    // What was committed is to be on its way at once.
+    let primary = Postgres::start_with(&["wal_writer_delay = 10ms"]);
+    primary.psql(SCENE);
+    let standbys: Vec<_> = (0..standbys).map(|_| primary.start_standby(standby)).collect();
+    let addresses = [&primary].into_iter().chain(&standbys).map(|node| node.address().to_string());
+    let settings = Settings::new(&primary).nodes(&addresses.collect::<Vec<_>>());
+    let settings = settings.set("monitor.user", "guest").set("monitor.interval", "50ms");
+    let settings = settings.set("routing.reads", "replicas");
+    let pgring = change(settings).start();
+    Scene { primary, standbys, pgring }
+}
+
+impl Scene {
+    /// A client whose reads go to a standby.
+    fn client(&self) -> Wire {
+        let mut client = Wire::login(self.pgring.address(), "app");
+        until("a read on a standby", SOON, || client.value("SELECT here()") == "standby");
+        client
+    }
+}
+
+#[test]
+fn reads_go_to_a_standby_and_all_else_to_the_primary() {
+    at_most_minutes(3);
+    let scene = scene(1, |settings| settings);
+    let mut client = scene.client();
+    for (sql, node) in [
+        ("SELECT here()", "standby"),
+        ("SELECT here() FROM notes WHERE id = 1", "standby"),
+        ("/* INSERT */ select HERE() -- for update", "standby"),
+        ("WITH q AS (SELECT here() h) SELECT h FROM q", "standby"),
+        ("SELECT here() FROM notes WHERE id = 1 FOR UPDATE", "primary"),
+        ("SELECT here() || nextval('counter')::text", "primary1"),
+        ("SELECT writes()", "primary"),
+        ("SELECT here() FROM pg_class LIMIT 1", "primary"),
+        ("WITH q AS (INSERT INTO notes VALUES (1000, 'x') RETURNING 1) SELECT here()", "primary"),
+        ("SELECT 1; SELECT here()", "primary"),
+    ] {
+        assert_eq!(client.value(sql), node, "{sql}");
+        // What was written is on the way; the next line is not to wait for it.
+        until("the standby to follow", SOON, || client.value("SELECT here()") == "standby");
+    }
+    // A transaction stays where it began.
+    client.query("BEGIN");
+    assert_eq!(client.value("SELECT here()"), "primary");
+    client.query("COMMIT");
+    client.query("BEGIN READ ONLY");
+    assert_eq!(client.value("SELECT here()"), "standby");
+    assert_eq!(client.value("SHOW transaction_read_only"), "on");
+    client.query("COMMIT");
+    assert_eq!(client.value("SELECT here()"), "standby");
+    client.query("BEGIN ISOLATION LEVEL SERIALIZABLE, READ ONLY");
+    assert_eq!(client.value("SELECT here()"), "primary");
+    client.query("COMMIT");
+    client.query("SET default_transaction_isolation = serializable");
+    assert_eq!(client.value("SELECT here()"), "primary");
+}
+
+#[test]
+fn extended_segments_are_seen_whole() {
+    at_most_minutes(3);
+    let scene = scene(1, |settings| settings);
+    let mut client = scene.client();
+    let mut told = |bytes: &[u8]| {
+        client.send(bytes);
+        let answers = client.until_ready(1);
+        let rows = answers.iter().filter(|message| message.tag == b'D').map(Message::value);
+        rows.collect::<Vec<_>>()
+    };
+    let here = |sql: &str| [extended(sql, &[]), sync()].concat();
+    assert_eq!(told(&here("SELECT here()")), ["standby"]);
+    assert_eq!(told(&here("SELECT writes()")), ["primary"]);
+    let both = [extended("SELECT here()", &[]), extended("SELECT writes()", &[]), sync()].concat();
+    assert_eq!(told(&both), ["primary", "primary"]);
+    let named = [parse("s", "SELECT here()", &[]), sync()].concat();
+    assert_eq!(told(&named), [""; 0]);
+    let run = [bind("", "s", &[]), execute("", 0), sync()].concat();
+    until("the standby to follow", SOON, || told(&run) == ["standby"]);
+    let mixed = [bind("", "s", &[]), execute("", 0), extended("SELECT writes()", &[]), sync()];
+    assert_eq!(told(&mixed.concat()), ["primary", "primary"]);
+}
+
+/// The second segment is there before the first is answered: it must not run where that does.
+#[test]
+fn a_pipeline_goes_to_the_primary_where_it_must() {
+    at_most_minutes(3);
+    let scene = scene(1, |settings| settings);
+    let mut client = scene.client();
+    for _ in 0..50 {
+        client.send(
+            &[query("SELECT here()"), query("SELECT writes()"), query("SELECT here()")].concat(),
+        );
+        let mut rows = Vec::new();
+        for _ in 0..3 {
+            let answers = client.until_ready(1);
+            assert!(answers.iter().all(|message| message.tag != b'E'), "{answers:?}");
+            rows.extend(answers.iter().filter(|it| it.tag == b'D').map(Message::value));
+        }
+        assert_eq!(rows[1], "primary", "{rows:?}");
+        until("the standby to follow", SOON, || client.value("SELECT here()") == "standby");
+    }
+}
+
+/// H23: what a session has written it reads, wherever it reads.
+#[test]
+fn a_session_reads_what_it_wrote() {
+    at_most_minutes(10);
+    let scene = scene(2, |settings| settings.set("monitor.interval_busy", "5ms"));
+    let paused = &scene.standbys[0];
+    let pairs = amount("PGRING_PAIRS", 2_000);
+    let mut client = scene.client();
+    let mut on_standby = 0;
+    for pair in 0..pairs {
+        if pair % 200 == 50 {
+            paused.psql("SELECT pg_wal_replay_pause()");
+        } else if pair % 200 == 150 {
+            paused.psql("SELECT pg_wal_replay_resume()");
+        }
+        client.query(&format!("UPDATE notes SET text = '{pair}' WHERE id = 7"));
+        for _ in 0..3 {
+            let answer = client.value("SELECT text || ' ' || here() FROM notes WHERE id = 7");
+            let (text, node) = answer.split_once(' ').expect("two words");
+            assert_eq!(text, pair.to_string(), "a stale read on a {node}");
+            on_standby += usize::from(node == "standby");
+        }
+        if pair % 20 == 0 {
+            until("a read on a standby", SOON, || {
+                let answer = client.value("SELECT text || ' ' || here() FROM notes WHERE id = 7");
+                assert!(answer.starts_with(&format!("{pair} ")), "a stale read: {answer}");
+                answer.ends_with("standby")
+            });
+            on_standby += 1;
+        }
+    }
+    assert!(on_standby > 0, "no read ever went to a standby");
+    pgring_tests::command::say(&format!("{pairs} pairs, {on_standby} reads on standbys"));
+}
+
+#[test]
+fn clients_notice_nothing_when_replicas_go_and_come() {
+    at_most_minutes(5);
+    let mut scene = scene(2, |settings| settings);
+    let mut client = scene.client();
+    for standby in &mut scene.standbys {
+        standby.stop();
+    }
+    until("reads on the primary", SOON, || {
+        let mut new = Wire::login(scene.pgring.address(), "app");
+        new.value("SELECT here()") == "primary"
+    });
+    assert_eq!(client.value("SELECT here()"), "primary");
+    for standby in &mut scene.standbys {
+        standby.start_again();
+    }
+    until("reads on standbys again", SOON, || client.value("SELECT here()") == "standby");
+    scene.primary.psql("SELECT 1");
+}
+
+/// `guess` says that it only reads, and calls what writes.
+const GUESSES: &str = "
+    CREATE FUNCTION guess() RETURNS text STABLE LANGUAGE plpgsql AS
+        $$ BEGIN RETURN writes(); END $$;
+    CREATE FUNCTION slow() RETURNS text STABLE LANGUAGE plpgsql AS
+        $$ BEGIN PERFORM pg_sleep(1) FROM notes WHERE id = 1; RETURN here(); END $$;
+";
+
+/// The tags of the answers to these bytes, and the first value.
+fn tags(client: &mut Wire, bytes: &[u8]) -> (String, String) {
+    client.send(bytes);
+    let answers = client.until_ready(1);
+    let tags = answers.iter().map(|message| char::from(message.tag)).collect();
+    let row = answers.iter().find(|message| message.tag == b'D').map(Message::value);
+    (tags, row.unwrap_or_else(|| format!("{answers:?}")))
+}
+
+/// A simple query, a segment, one that describes, a prepared statement that is bound.
+fn forms(client: &mut Wire, sql: &str) -> [(Vec<u8>, &'static str); 4] {
+    client.send(&[parse(sql, sql, &[]), sync()].concat());
+    client.until_ready(1);
+    let plain = [parse("", sql, &[]), bind("", "", &[]), execute("", 0), sync()];
+    let bound = [bind("", sql, &[]), describe(b'P', ""), execute("", 0), sync()];
+    [
+        (query(sql), "TDCZ"),
+        (plain.concat(), "12DCZ"),
+        ([extended(sql, &[]), sync()].concat(), "12TDCZ"),
+        (bound.concat(), "2TDCZ"),
+    ]
+}
+
+/// Waits until `slow()` runs on a node.
+fn until_slow(node: &Postgres) {
+    let asks = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' \
+                AND query LIKE '%slow%' AND pid <> pg_backend_pid()";
+    until("the read to run", SOON, || node.psql(asks).trim() == "1");
+}
+
+#[test]
+fn a_wrong_guess_is_invisible() {
+    at_most_minutes(3);
+    let scene = scene(1, |settings| settings);
+    scene.primary.psql(GUESSES);
+    let mut client = scene.client();
+    // The catalog does not have it yet: it came by another way.
+    client.query("CREATE FUNCTION refresh() RETURNS int STABLE LANGUAGE sql AS 'SELECT 1'");
+    until("the catalog", SOON, || client.value("SELECT here()") == "standby");
+    for (bytes, expected) in forms(&mut client, "SELECT guess()") {
+        for _ in 0..5 {
+            let told = tags(&mut client, &bytes);
+            assert_eq!(told, (expected.to_owned(), "primary".to_owned()));
+            until("the standby to follow", SOON, || client.value("SELECT here()") == "standby");
+        }
+    }
+}
+
+#[test]
+fn a_read_that_replay_cancels_is_finished_by_the_primary() {
+    at_most_minutes(3);
+    let scene = scene_with(&["max_standby_streaming_delay = 0"], 1, |settings| settings);
+    scene.primary.psql(GUESSES);
+    let mut client = scene.client();
+    client.query("CREATE FUNCTION refresh() RETURNS int STABLE LANGUAGE sql AS 'SELECT 1'");
+    until("the catalog", SOON, || client.value("SELECT here()") == "standby");
+    for (bytes, expected) in forms(&mut client, "SELECT slow()") {
+        until("the standby to follow", SOON, || client.value("SELECT here()") == "standby");
+        client.send(&bytes);
+        until_slow(&scene.standbys[0]);
+        scene
+            .primary
+            .psql("ALTER TABLE notes ADD COLUMN more int; ALTER TABLE notes DROP COLUMN more");
+        let answers = client.until_ready(1);
+        let told: String = answers.iter().map(|message| char::from(message.tag)).collect();
+        let row = answers.iter().find(|message| message.tag == b'D').map(Message::value);
+        assert_eq!((&*told, row.as_deref()), (expected, Some("primary")), "{answers:?}");
+    }
+}
+
+#[test]
+fn a_read_outlives_its_replica() {
+    at_most_minutes(3);
+    let mut scene = scene(1, |settings| settings);
+    scene.primary.psql(GUESSES);
+    let mut client = scene.client();
+    client.query("CREATE FUNCTION refresh() RETURNS int STABLE LANGUAGE sql AS 'SELECT 1'");
+    until("the catalog", SOON, || client.value("SELECT here()") == "standby");
+    for (number, (bytes, expected)) in forms(&mut client, "SELECT slow()").into_iter().enumerate() {
+        until("the standby to follow", SOON, || client.value("SELECT here()") == "standby");
+        client.send(&bytes);
+        until_slow(&scene.standbys[0]);
+        if number % 2 == 0 {
+            scene.standbys[0].stop();
+        } else {
+            scene.standbys[0].end();
+        }
+        let answers = client.until_ready(1);
+        let told: String = answers.iter().map(|message| char::from(message.tag)).collect();
+        let row = answers.iter().find(|message| message.tag == b'D').map(Message::value);
+        assert_eq!((&*told, row.as_deref()), (expected, Some("primary")), "{answers:?}");
+        scene.standbys[0].start_again();
+    }
+}
+
+/// What names mean is read anew behind a DDL, before anything relies on it.
+#[test]
+fn a_function_that_begins_to_write_is_no_read_any_more() {
+    at_most_minutes(3);
+    let scene = scene(1, |settings| settings);
+    let mut client = scene.client();
+    for round in 0..10 {
+        let made = format!(
+            "CREATE FUNCTION f{round}() RETURNS text STABLE LANGUAGE sql AS 'SELECT here()'"
+        );
+        client.query(&made);
+        let sql = format!("SELECT f{round}()");
+        until("the new function on a standby", SOON, || client.value(&sql) == "standby");
+        client.query(&format!(
+            "CREATE OR REPLACE FUNCTION f{round}() RETURNS text LANGUAGE sql AS 'SELECT writes()'"
+        ));
+        for _ in 0..20 {
+            assert_eq!(client.value(&sql), "primary", "it writes now");
+        }
+    }
+}
+
+#[test]
+fn drivers_read_from_standbys_too() {
+    at_most_minutes(3);
+    let scene = scene(1, |settings| settings);
+    drop(scene.client());
+    block_on(async {
+        let client = connect(scene.pgring.address(), "app").await;
+        let statement = client.prepare("SELECT here() FROM notes WHERE id = $1").await.expect("it");
+        let mut standby = 0;
+        for id in 1..=50 {
+            let row = client.query_one(&statement, &[&id]).await.expect("a row");
+            standby += usize::from(row.get::<_, &str>(0) == "standby");
+        }
+        assert_eq!(standby, 50);
+        let done = client.execute("UPDATE notes SET text = 'x' WHERE id = $1", &[&1]).await;
+        assert_eq!(done.expect("to write"), 1);
+    });
+}
