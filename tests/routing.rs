@@ -98,6 +98,31 @@ fn reads_go_to_a_standby_and_all_else_to_the_primary() {
 }
 
 #[test]
+fn the_console_says_where_a_statement_goes_and_why() {
+    at_most_minutes(2);
+    let scene = scene(1, |settings| settings);
+    drop(scene.client());
+    let mut console = scene.pgring.console();
+    for (sql, target, reason) in [
+        ("SELECT here()", "replica", "functions here"),
+        ("IN app SELECT text FROM notes", "replica", "relations notes"),
+        ("SELECT writes()", "primary", "function writes: volatile"),
+        ("SELECT * FROM pg_class", "primary", "system catalog"),
+        ("DELETE FROM notes", "primary", "DELETE"),
+        ("BEGIN", "primary", "READ ONLY"),
+        ("IN other SELECT 1", "primary", "not known yet"),
+    ] {
+        let rows = console.show(&format!("EXPLAIN ROUTE {sql}"));
+        assert!(
+            rows[0]["target"] == target && rows[0]["reason"].contains(reason),
+            "{sql}: {rows:?}"
+        );
+    }
+    assert_eq!(console.ask("EXPLAIN ROUTE").expect_err("no statement").code(), "42601");
+    assert!(console.find("SHOW POOLS", "node", "pg2").is_some(), "reads have a pool there");
+}
+
+#[test]
 fn extended_segments_are_seen_whole() {
     at_most_minutes(3);
     let scene = scene(1, |settings| settings);

@@ -11,6 +11,7 @@
 pub mod command;
 pub mod encode;
 pub mod health;
+pub mod route;
 pub mod settings;
 pub mod show;
 pub mod stats;

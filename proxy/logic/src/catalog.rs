@@ -15,6 +15,7 @@
 use crate::catalog::known::Known;
 use crate::catalog::rows::{Function, Rows};
 use crate::classify::{Class, Name, Names, classify};
+use core::fmt;
 use std::collections::BTreeSet;
 
 mod builtin;
@@ -37,6 +38,30 @@ pub enum Cause {
     /// The database has casts, comparisons or types that may write, which no statement shows: a
     /// domain of this name, if it is one.
     Unsound(Box<str>),
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Function(name) => {
+                write!(f, "function {name}: volatile (pg_proc.provolatile), or bound to a node")
+            }
+            Self::Operator(name) => write!(f, "operator {name}: its function is volatile"),
+            Self::Relation(name) => write!(
+                f,
+                "relation {name}: a system catalog, a sequence, unlogged or foreign, or a view or \
+                 policy that does more than read"
+            ),
+            Self::Attribute(name) => {
+                write!(f, "column {name}: may be a function of that name, which is volatile")
+            }
+            Self::Unknown(name) => write!(f, "{name}: not in the catalog"),
+            Self::Unsound(name) if name.is_empty() => {
+                f.write_str("the database has casts, comparisons or types with volatile functions")
+            }
+            Self::Unsound(name) => write!(f, "the database has domain {name}, whose check writes"),
+        }
+    }
 }
 
 /// What the names of a database mean.

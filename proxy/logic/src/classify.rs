@@ -7,6 +7,7 @@
 //! view) the text does not tell; that is for the catalog of its database to say.
 
 use crate::lexer::{Lexer, Token};
+use core::fmt::{self, Write as _};
 use pg_query::NodeEnum;
 use pg_query::protobuf::{CopyStmt, ExplainStmt, Node, TransactionStmt, TransactionStmtKind};
 use std::collections::BTreeSet;
@@ -64,6 +65,42 @@ pub enum Reason {
     Unparsed,
     /// There is something in it that is not known to only read: a node of the grammar.
     Holds(&'static str),
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Long => write!(f, "longer than {LENGTH_MAX} bytes"),
+            Self::Encoding => f.write_str("not UTF-8"),
+            Self::Ambiguous => f.write_str("a backslash before a quote, which may end a string"),
+            Self::Multiple => f.write_str("more than one statement"),
+            Self::Unparsed => f.write_str("not understood, or nested too deeply"),
+            Self::Holds(node) => {
+                f.write_str("not known to only read: ")?;
+                let node = node.strip_suffix("Stmt").unwrap_or(node);
+                let mut before = None;
+                for letter in node.chars() {
+                    let begins = letter.is_ascii_uppercase()
+                        && before.is_some_and(|letter: char| letter.is_ascii_lowercase());
+                    if begins {
+                        f.write_char(' ')?;
+                    }
+                    f.write_char(letter.to_ascii_uppercase())?;
+                    before = Some(letter);
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.schema.is_empty() {
+            write!(f, "{}.", self.schema)?;
+        }
+        f.write_str(&self.name)
+    }
 }
 
 /// Statements after which names mean what they meant before, by their nodes. A block and a

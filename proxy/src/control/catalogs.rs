@@ -5,12 +5,16 @@ use crate::control::Control;
 use crate::control::catalog::load;
 use crate::control::monitor::{open, told};
 use pgring_logic::action::Address;
+use pgring_logic::admin::encode::Failure;
+use pgring_logic::admin::route;
+use pgring_logic::admin::show::Cell;
 use pgring_logic::catalog::rows::Rows;
 use pgring_logic::catalog::{Catalog, Lists};
 use pgring_logic::config::{Config, Reads};
 use pgring_logic::id::Core;
 use pgring_logic::mail::Mail;
 use pgring_logic::topology::Role;
+use pgring_wire::backend::sqlstate;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,6 +73,28 @@ impl Control {
         if begin {
             tokio::task::spawn_local(Rc::clone(self).read(database));
         }
+    }
+
+    /// Where a statement goes, and why.
+    pub(super) fn explain(
+        &self,
+        database: Option<&str>,
+        sql: &str,
+    ) -> Result<Vec<Vec<Cell>>, Failure> {
+        let state = self.state.borrow();
+        let mut known = state.catalogs.keys();
+        let only = known.next().filter(|_| known.next().is_none()).map(|name| &**name);
+        let Some(name) = database.or(only) else {
+            let message = "there is more than one database it could be in, or none";
+            let hint = Some("Say EXPLAIN ROUTE IN database statement.");
+            return Err(Failure { hint, ..Failure::new(sqlstate::SYNTAX_ERROR, message) });
+        };
+        if state.config.database(name).is_none() {
+            let message = format!("there is no database \"{name}\"");
+            return Err(Failure::new(sqlstate::INVALID_CATALOG_NAME, message));
+        }
+        let catalog = state.catalogs.get(name).and_then(|edition| edition.catalog.as_deref());
+        Ok(route::explain(sql, is_routed(&state.config, name), catalog))
     }
 
     /// Reads everything again that was read before.

@@ -109,6 +109,10 @@ async fn carry_out(
             return Ok(control
                 .look(&[], |world| Answer { rows: rows(command, world), warnings: Vec::new() }));
         }
+        Command::ExplainRoute { database, sql } => {
+            let rows = control.explain(database.as_deref(), sql)?;
+            return Ok(Answer { rows, warnings: Vec::new() });
+        }
         Command::Empty | Command::Ignored(_) => {}
         Command::Reload => return reload(control).await,
         Command::Pause(database) => pause(control, database.as_deref()).await?,

@@ -22,6 +22,13 @@ pub enum Command {
     KillClient(u64),
     /// End the process.
     Shutdown(Shutdown),
+    /// Say where a statement goes, and why.
+    ExplainRoute {
+        /// In which database; none: the only one that has reads on replicas.
+        database: Option<String>,
+        /// The statement.
+        sql: String,
+    },
     /// `SELECT 1`, by which drivers ask whether anybody is there.
     SelectOne,
     /// Said by drivers and exporters on their own (SET, BEGIN...) and of no meaning here: the
@@ -85,7 +92,8 @@ const SHOWS: [(&str, Show, &str); 17] = [
 ];
 
 /// The commands beside SHOW, with a line of help.
-pub const HELP: [(&str, &str); 9] = [
+pub const HELP: [(&str, &str); 10] = [
+    ("EXPLAIN ROUTE [IN database] statement", "whether it goes to a replica, and why"),
     ("KILL_CLIENT id", "close the client with this id of SHOW CLIENTS"),
     ("PAUSE [database]", "close servers as they become free; answers when none is left"),
     ("RECONNECT [database]", "replace servers as they become free"),
@@ -147,6 +155,9 @@ enum Token {
 impl Command {
     /// What `text` means.
     pub fn parse(text: &str) -> Result<Self, CommandError> {
+        if let Some(rest) = behind(text, "EXPLAIN").and_then(|rest| behind(rest, "ROUTE")) {
+            return explain_route(rest);
+        }
         let tokens = tokens(text);
         let end = tokens.iter().position(|token| *token != Token::End);
         let Some(start) = end else { return Ok(Self::Empty) };
@@ -159,7 +170,11 @@ impl Command {
     /// The right one needs to give it.
     pub fn needs(&self) -> Right {
         match self {
-            Self::Empty | Self::Show(_) | Self::SelectOne | Self::Ignored(_) => Right::Look,
+            Self::Empty
+            | Self::Show(_)
+            | Self::ExplainRoute { .. }
+            | Self::SelectOne
+            | Self::Ignored(_) => Right::Look,
             Self::Reload
             | Self::Pause(_)
             | Self::Resume(_)
@@ -180,6 +195,7 @@ impl Command {
             Self::Reconnect(_) => "RECONNECT",
             Self::KillClient(_) => "KILL_CLIENT",
             Self::Shutdown(_) => "SHUTDOWN",
+            Self::ExplainRoute { .. } => "EXPLAIN",
             Self::SelectOne => "SELECT 1",
             Self::Ignored(tag) => tag,
         }
@@ -277,6 +293,35 @@ impl Words {
     }
 }
 
+/// What stands behind a word at the start of `text`.
+fn behind<'t>(text: &'t str, word: &str) -> Option<&'t str> {
+    let text = text.trim_start();
+    let (first, rest) = text.split_at_checked(word.len())?;
+    let ends = rest.chars().next().is_none_or(char::is_whitespace);
+    (ends && first.eq_ignore_ascii_case(word)).then_some(rest)
+}
+
+/// The statement of EXPLAIN ROUTE is taken as it stands.
+fn explain_route(rest: &str) -> Result<Command, CommandError> {
+    let (database, sql) = match behind(rest, "IN").map(str::trim_start) {
+        None => (None, rest),
+        Some(rest) => {
+            let (name, rest) = if let Some(rest) = rest.strip_prefix('"') {
+                quoted(rest, '"')
+            } else {
+                let end = rest.find(char::is_whitespace).unwrap_or(rest.len());
+                (rest[..end].to_owned(), &rest[end..])
+            };
+            (Some(name), rest)
+        }
+    };
+    let sql = sql.trim();
+    if sql.is_empty() {
+        return Err(CommandError::Incomplete("EXPLAIN ROUTE [IN database] statement"));
+    }
+    Ok(Command::ExplainRoute { database, sql: sql.to_owned() })
+}
+
 /// Cuts a text into words; comments and blanks fall away.
 fn tokens(text: &str) -> Vec<Token> {
     let mut tokens = Vec::new();
@@ -358,6 +403,10 @@ mod tests {
     #[test]
     fn a_command_is_read_whatever_its_case_blanks_and_semicolons() {
         let some = |name: &str| Some(name.to_owned());
+        let explain = |database: Option<&str>, sql: &str| Command::ExplainRoute {
+            database: database.map(str::to_owned),
+            sql: sql.to_owned(),
+        };
         for (text, command) in [
             ("", Command::Empty),
             (" ; -- ping", Command::Empty),
@@ -375,6 +424,9 @@ mod tests {
             ("shutdown", Command::Shutdown(Shutdown::Now)),
             ("SHUTDOWN wait_for_clients", Command::Shutdown(Shutdown::WaitForClients)),
             ("select 1", Command::SelectOne),
+            ("explain route SELECT ';'", explain(None, "SELECT ';'")),
+            (" Explain  ROUTE in shop  select 1;", explain(Some("shop"), "select 1;")),
+            ("EXPLAIN ROUTE IN \"my shop\" x", explain(Some("my shop"), "x")),
             ("SET extra_float_digits=3", Command::Ignored("SET")),
             ("set application_name = 'a;b'", Command::Ignored("SET")),
             ("SET a TO 'b'; SET c TO 'd'", Command::Ignored("SET")),

@@ -1,6 +1,7 @@
 //! The answers of SHOW: which columns, and what stands in them.
 
 use crate::admin::command::{Command, HELP, Show};
+use crate::admin::route;
 use crate::admin::settings;
 use crate::admin::stats;
 use crate::admin::world::{Phase, World};
@@ -150,6 +151,9 @@ const ONE: [Column; 1] = [int("?column?")];
 
 /// The columns of the answer; none if it has no rows.
 pub fn columns(command: &Command) -> Vec<Column> {
+    if let Command::ExplainRoute { .. } = command {
+        return route::COLUMNS.to_vec();
+    }
     let Command::Show(show) = command else {
         return if *command == Command::SelectOne { ONE.to_vec() } else { Vec::new() };
     };
