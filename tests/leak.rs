@@ -28,20 +28,35 @@ const SHAPES: [(usize, usize, usize); 8] = [
 
 #[test]
 fn no_client_ever_sees_the_answer_of_another() {
-    let total = amount("PGRING_EXCHANGES", 200_000);
+    leaks(amount("PGRING_EXCHANGES", 200_000), false);
+}
+
+/// The same where reads run on a standby, which cancels some of them.
+#[test]
+fn nor_does_it_where_reads_go_to_a_replica() {
+    leaks(amount("PGRING_EXCHANGES", 200_000) / 2, true);
+}
+
+fn leaks(total: usize, routed: bool) {
     at_most_minutes(10 + u64::try_from(total / 100_000).expect("a number"));
     let seed = seed();
     say(&format!("PGRING_SEED={seed}"));
     let clients = amount("PGRING_CLIENTS", 12);
-    let node = Postgres::start();
+    let node = Postgres::start_with(&["wal_writer_delay = 10ms"]);
     node.psql(TABLES);
+    let standby = routed.then(|| node.start_standby(&["max_standby_streaming_delay = 5ms"]));
     // One of them alone: to look closer at what a run has found.
     let only = std::env::var("PGRING_SHAPE").ok().map(|shape| shape.parse().expect("a number"));
     let chosen = |number: &usize| only.is_none_or(|only: usize| only == *number);
     let shapes = SHAPES.into_iter().enumerate().filter(|(number, _)| chosen(number));
     for (number, (size, workers, buffers)) in shapes {
         let settings = Settings::new(&node).set("pool.size", size).set("workers", workers);
-        let settings = settings.set("limits.buffers", buffers);
+        let mut settings = settings.set("limits.buffers", buffers);
+        if let Some(standby) = &standby {
+            let nodes = [&node, standby].map(|node| node.address().to_string());
+            settings = settings.nodes(&nodes).set("routing.reads", "replicas");
+            settings = settings.set("monitor.user", "guest").set("monitor.interval", "50ms");
+        }
         let settings = settings.set("pool.query_wait_timeout", "60s");
         let pgring = settings.set("pool.prepared_statements", 3 + 50 * (number % 2)).start();
         let shape = format!("pool {size}, workers {workers}, buffers {buffers}, seed {seed}");
@@ -58,6 +73,10 @@ fn no_client_ever_sees_the_answer_of_another() {
             }
         });
         pgring.wait_until_quiet();
+        if standby.is_some() {
+            let row = pgring.console().find("SHOW POOLS", "node", "pg2");
+            assert!(row.is_some(), "no read ever went to the standby");
+        }
     }
 }
 

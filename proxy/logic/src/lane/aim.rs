@@ -89,8 +89,10 @@ impl Lane {
             return false;
         }
         // On a replica. A segment that has begun was seen whole, and a transaction stays; else it
-        // is one segment after the other, each of which is aimed, and moved if it fails.
-        let busy = far.status == b'I' && far.ledger.is_clients() && !far.ledger.is_unsynced();
+        // is one segment after the other, each of which is aimed when the replica is left behind.
+        let begun = far.ledger.is_unsynced() || self.is_begun(id);
+        let leaves = far.ledger.is_waiting() || far.cancels > 0;
+        let busy = far.status == b'I' && !begun && leaves;
         if let Some(client) = self.clients.get_mut(id) {
             client.stalled |= busy;
         }

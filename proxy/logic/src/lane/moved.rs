@@ -60,6 +60,12 @@ impl Lane {
         reading.stage = Stage::Open;
     }
 
+    /// Whether a segment that was aimed at a replica is still being said.
+    pub(super) fn is_begun(&self, id: ConnId) -> bool {
+        let reading = self.clients.get(id).and_then(|client| client.reading.as_ref());
+        reading.is_some_and(|reading| reading.stage == Stage::Open)
+    }
+
     /// Every message of a client passes here once it is on its way.
     pub(super) fn log_reading(&mut self, id: ConnId, message: Message<'_>) {
         let Some(client) = self.clients.get_mut(id) else { return };
