@@ -2,11 +2,14 @@
 
 use pgring_tests::command::{at_most_minutes, until};
 use pgring_tests::dice::amount;
-use pgring_tests::message::{Message, bind, describe, execute, extended, parse, query, sync};
+use pgring_tests::message::{
+    Message, bind, close, describe, execute, extended, parse, query, sync,
+};
 use pgring_tests::pgring::{Pgring, Settings};
 use pgring_tests::postgres::Postgres;
 use pgring_tests::sql::{block_on, connect};
 use pgring_tests::wire::Wire;
+use std::thread;
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -240,16 +243,19 @@ fn tags(client: &mut Wire, bytes: &[u8]) -> (String, String) {
 }
 
 /// A simple query, a segment, one that describes, a prepared statement that is bound.
-fn forms(client: &mut Wire, sql: &str) -> [(Vec<u8>, &'static str); 4] {
+fn forms(client: &mut Wire, sql: &str) -> [(Vec<u8>, &'static str); 5] {
     client.send(&[parse(sql, sql, &[]), sync()].concat());
     client.until_ready(1);
     let plain = [parse("", sql, &[]), bind("", "", &[]), execute("", 0), sync()];
+    let named =
+        [parse("n", sql, &[]), bind("", "n", &[]), execute("", 0), close(b'S', "n"), sync()];
     let bound = [bind("", sql, &[]), describe(b'P', ""), execute("", 0), sync()];
     [
         (query(sql), "TDCZ"),
         (plain.concat(), "12DCZ"),
         ([extended(sql, &[]), sync()].concat(), "12TDCZ"),
         (bound.concat(), "2TDCZ"),
+        (named.concat(), "12DC3Z"),
     ]
 }
 
@@ -364,4 +370,73 @@ fn drivers_read_from_standbys_too() {
         let done = client.execute("UPDATE notes SET text = 'x' WHERE id = $1", &[&1]).await;
         assert_eq!(done.expect("to write"), 1);
     });
+}
+
+/// What is said behind a read that is still running, or just done, is aimed by itself.
+#[test]
+fn nothing_that_follows_a_read_goes_astray() {
+    at_most_minutes(3);
+    let scene = scene(1, |settings| settings);
+    let mut client = scene.client();
+    let write = "INSERT INTO notes SELECT max(id) + 1, 'more' FROM notes";
+    for _ in 0..20 {
+        // A lone Sync behind a whole segment has an answer of its own.
+        client.send(&[query("SELECT here()"), sync(), query(write)].concat());
+        let answers = client.until_ready(3);
+        assert!(answers.iter().all(|message| message.tag != b'E'), "{answers:?}");
+        // A session that was looked at behind its transaction.
+        let look =
+            ["BEGIN READ ONLY", "SET LOCAL statement_timeout = '9s'", "SELECT 1", "COMMIT", write];
+        client.send(&look.map(query).concat());
+        let answers = client.until_ready(5);
+        assert!(answers.iter().all(|message| message.tag != b'E'), "{answers:?}");
+        until("the standby to follow", SOON, || client.value("SELECT here()") == "standby");
+    }
+    client.query("BEGIN READ ONLY");
+    client.query("PREPARE kept AS SELECT 1");
+    client.send(&query("COMMIT"));
+    let answers = client.until_end();
+    let error = answers.iter().find(|message| message.tag == b'E').map(Message::code);
+    assert_eq!(error.as_deref(), Some("0A000"), "{answers:?}");
+}
+
+/// A Bind that does not come in one piece is a write all the same.
+#[test]
+fn a_write_in_pieces_is_read_again() {
+    at_most_minutes(3);
+    let scene = scene(1, |settings| settings);
+    let mut client = scene.client();
+    client.send(&[parse("w", "UPDATE notes SET text = $1 WHERE id = 7", &[]), sync()].concat());
+    client.until_ready(1);
+    scene.standbys[0].psql("SELECT pg_wal_replay_pause()");
+    for round in 0..5 {
+        let value = format!("{round}").repeat(100_000);
+        let all = [bind("", "w", &[&value]), execute("", 0), sync()].concat();
+        let (first, rest) = all.split_at(3_000);
+        client.send(first);
+        thread::sleep(Duration::from_millis(20));
+        client.send(rest);
+        client.until_ready(1);
+        let read = client.value("SELECT left(text, 1) FROM notes WHERE id = 7");
+        assert_eq!(read, round.to_string(), "a stale read");
+    }
+}
+
+/// Rows of other columns than the client was told of would be taken for something else.
+#[test]
+fn a_read_that_moves_to_other_columns_ends_its_client() {
+    at_most_minutes(3);
+    let scene = scene_with(&["max_standby_streaming_delay = 0"], 1, |settings| settings);
+    scene.primary.psql(GUESSES);
+    let mut client = scene.client();
+    client.query("CREATE FUNCTION refresh() RETURNS int STABLE LANGUAGE sql AS 'SELECT 1'");
+    until("the catalog", SOON, || client.value("SELECT slow() FROM notes LIMIT 1") == "standby");
+    client.send(&[extended("SELECT slow(), notes.* FROM notes LIMIT 1", &[]), sync()].concat());
+    until_slow(&scene.standbys[0]);
+    scene.primary.psql("ALTER TABLE notes ADD COLUMN more int");
+    let answers = client.until_end();
+    let told: String = answers.iter().map(|message| char::from(message.tag)).collect();
+    // Whether the first description was flushed is PostgreSQL's business.
+    let ends = answers.iter().find(|message| message.tag == b'E').map(Message::code);
+    assert!(!told.contains('D') && ends.as_deref() == Some("08006"), "{told}: {answers:?}");
 }

@@ -121,6 +121,8 @@ struct Control {
     /// Reloads and lookups take their turns, so that none undoes another.
     publishing: Mutex<()>,
     derivations: Semaphore,
+    /// Catalogs are read one after the other.
+    readings: Semaphore,
     /// Where the exit code goes.
     end: UnboundedSender<i32>,
     /// Where what was seen of nodes goes, and how often they are asked.
@@ -153,6 +155,8 @@ struct State {
     /// What names mean, by database as clients name it.
     catalogs: BTreeMap<Arc<str>, Edition>,
     edition: u64,
+    /// The config may say something else of them.
+    reread: bool,
 }
 
 async fn serve(
@@ -226,6 +230,7 @@ impl Control {
             hurry: None,
             catalogs: BTreeMap::new(),
             edition: 0,
+            reread: false,
         };
         Self {
             lanes,
@@ -233,6 +238,7 @@ impl Control {
             state: RefCell::new(state),
             publishing: Mutex::new(()),
             derivations: Semaphore::new(DERIVATIONS_MAX),
+            readings: Semaphore::new(1),
             end,
             seen,
             pace,
@@ -313,8 +319,11 @@ impl Control {
         }
     }
 
-    fn tick(&self) {
+    fn tick(self: &Rc<Self>) {
         self.calm_down();
+        if std::mem::take(&mut self.state.borrow_mut().reread) {
+            self.read_again();
+        }
         let mut letters = Vec::new();
         self.state.borrow_mut().broker.tick(clock::now(), &mut letters);
         self.post_all(letters);
@@ -401,6 +410,7 @@ impl Control {
         let watched =
             state.config.monitor != config.monitor || state.config.clusters != config.clusters;
         state.config = Arc::new(config);
+        state.reread = true;
         let config = Arc::clone(&state.config);
         let mut letters = Vec::new();
         for core in self.cores() {
@@ -476,18 +486,10 @@ impl Control {
             unix,
             version: VERSION,
             phase: state.phase,
-            memory_bytes: resident_bytes(),
+            memory_bytes: metrics::resident_bytes(),
             falls: (self.lanes.falls)(),
         })
     }
-}
-
-/// Resident memory of the process.
-fn resident_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let number = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    number.unwrap_or(0) * 1024
 }
 
 #[cfg(test)]

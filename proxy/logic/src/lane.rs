@@ -30,6 +30,7 @@ mod passing;
 mod place;
 mod pool;
 mod rename;
+mod replica;
 mod report;
 mod rerun;
 mod server;

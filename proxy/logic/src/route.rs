@@ -6,7 +6,7 @@
 //! after the same best one. A node that answers twice as slowly gets half as much.
 
 use crate::dice::Chance;
-use crate::time::Duration;
+use crate::time::{Duration, Instant};
 use crate::topology::{Lsn, Role, Standing};
 
 /// What a read asks of a replica.
@@ -74,19 +74,26 @@ fn draw(loads: &[Load], without: Option<usize>, chance: &mut Chance) -> Option<u
     })
 }
 
-/// How long answers take: each new one counts for an eighth.
+/// How long answers take: each new one counts for an eighth. What was seen long ago counts for
+/// less and less, so that one slow answer does not keep a node idle for ever.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Latency(Duration);
+pub struct Latency {
+    average: Duration,
+    seen: Instant,
+}
 
 impl Latency {
     /// One more answer took so long.
-    pub fn observe(&mut self, took: Duration) {
-        self.0 = if self.0.is_zero() { took } else { self.0 / 8 * 7 + took / 8 };
+    pub fn observe(&mut self, now: Instant, took: Duration) {
+        let before = self.get(now);
+        self.average = if before.is_zero() { took } else { before / 8 * 7 + took / 8 };
+        self.seen = now;
     }
 
-    /// The average; zero: there was none.
-    pub fn get(self) -> Duration {
-        self.0
+    /// The average, halved for each second since the last; zero: there was none.
+    pub fn get(self, now: Instant) -> Duration {
+        let seconds = now.since(self.seen).as_secs();
+        self.average / 2u32.saturating_pow(u32::try_from(seconds).unwrap_or(31).min(31))
     }
 }
 
@@ -94,7 +101,7 @@ impl Latency {
 mod tests {
     use super::{Latency, Load, Wish, choose};
     use crate::dice::Chance;
-    use crate::time::Duration;
+    use crate::time::{Duration, Instant};
     use crate::topology::{Lsn, Role, Standing};
 
     fn load(waiting: u32, micros: u64, weight: u32) -> Load {
@@ -147,11 +154,14 @@ mod tests {
     #[test]
     fn latency_follows_what_is_seen() {
         let mut latency = Latency::default();
-        latency.observe(Duration::from_micros(800));
-        assert_eq!(latency.get(), Duration::from_micros(800));
+        let (start, ms) = (Instant::START, Duration::from_millis);
+        latency.observe(start, ms(800));
+        assert_eq!(latency.get(start), ms(800));
+        assert_eq!(latency.get(start + ms(3_000)), ms(100), "it is tried again");
+        assert_eq!(latency.get(start + Duration::MAX).as_millis(), 0);
         for _ in 0..50 {
-            latency.observe(Duration::from_micros(100));
+            latency.observe(start, ms(100));
         }
-        assert!(latency.get() < Duration::from_micros(110), "{latency:?}");
+        assert!(latency.get(start) < ms(110), "{latency:?}");
     }
 }

@@ -86,7 +86,11 @@ pub struct Standing {
     pub lag_bytes: u64,
     /// For how long the primary has been where it is now.
     pub lag: Duration,
-    /// Why it does not answer, in words.
+    /// Which of its addresses answers, from zero.
+    pub address: usize,
+    /// Since when it has been ahead of the primary: a standby that stays so follows another.
+    pub ahead: Option<Instant>,
+    /// Why it does not answer, or is no standby of this primary, in words.
     pub error: Option<String>,
 }
 

@@ -24,6 +24,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 pub(super) const PERIOD: Duration = Duration::from_secs(60);
 /// A database whose names keep changing is not read more often than this.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How often in a row reading may fail.
+const TRIES_MAX: u32 = 8;
 /// How long reading may take.
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -116,6 +118,7 @@ impl Control {
     /// Reads a database until what was read holds.
     async fn read(self: Rc<Self>, database: Arc<str>) {
         let mut pause = PAUSE;
+        let mut tries = 0;
         loop {
             let begun = Instant::now();
             if let Some(edition) = self.state.borrow_mut().catalogs.get_mut(&database) {
@@ -129,6 +132,12 @@ impl Control {
             let result = self.read_once(&config, &database).await;
             // What fails once a second is no help to a server in need.
             pause = if result.is_err() { PERIOD.min(2 * pause) } else { PAUSE };
+            tries = if result.is_err() { tries + 1 } else { 0 };
+            if tries == TRIES_MAX {
+                // Perhaps there is no such database. The next client of it has another look.
+                self.state.borrow_mut().catalogs.remove(&database);
+                return;
+            }
             if self.read_done(&database, result) {
                 return;
             }
@@ -183,6 +192,8 @@ impl Control {
         let cluster = &database.cluster.name;
         let address = self.primary(cluster).await?;
         let dbname = database.dbname.as_deref().unwrap_or(name);
+        // One database after the other, for the sake of the primary. It is never closed.
+        let _turn = self.readings.acquire().await;
         let read = async {
             let client = open(&address, &config.monitor, dbname).await?;
             load(&client).await.map_err(told)
@@ -225,7 +236,9 @@ impl Control {
             if let Some(address) = self.known_primary(cluster) {
                 return Ok(address);
             }
-            sighted.await;
+            if timeout(LIMIT, sighted).await.is_err() {
+                return Err("no primary has been found".to_owned());
+            }
         }
     }
 

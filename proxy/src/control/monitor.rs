@@ -30,6 +30,8 @@ const QUESTION: &str = "SELECT pg_catalog.pg_is_in_recovery(), \
 pub(super) struct Seen {
     pub(super) cluster: Arc<str>,
     pub(super) node: Arc<str>,
+    /// Which of its addresses was asked.
+    pub(super) address: usize,
     /// What it is and where its log ends; or why it does not answer.
     pub(super) answer: Result<(Role, Lsn), String>,
 }
@@ -88,10 +90,10 @@ impl Target {
         loop {
             let since = Instant::now();
             let error = match self.connect().await {
-                Ok(client) => self.follow(&client, &mut pace, &out).await,
+                Ok((address, client)) => self.follow((address, &client), &mut pace, &out).await,
                 Err(error) => error,
             };
-            if out.send(self.seen(Err(error))).is_err() {
+            if out.send(self.seen(0, Err(error))).is_err() {
                 return;
             }
             // Neither a node that refuses at once nor one that ends each session is stormed.
@@ -99,21 +101,22 @@ impl Target {
         }
     }
 
-    fn seen(&self, answer: Result<(Role, Lsn), String>) -> Seen {
-        Seen { cluster: Arc::clone(&self.cluster), node: Arc::clone(&self.node), answer }
+    fn seen(&self, address: usize, answer: Result<(Role, Lsn), String>) -> Seen {
+        let (cluster, node) = (Arc::clone(&self.cluster), Arc::clone(&self.node));
+        Seen { cluster, node, address, answer }
     }
 
     /// Asks on this connection until it fails; why it did.
     async fn follow(
         &self,
-        client: &Client,
+        (address, client): (usize, &Client),
         pace: &mut watch::Receiver<Duration>,
         out: &UnboundedSender<Seen>,
     ) -> String {
         loop {
             let asked = Instant::now();
             match timeout(self.settings.timeout, ask(client)).await {
-                Ok(Ok(answer)) if out.send(self.seen(Ok(answer))).is_ok() => {}
+                Ok(Ok(answer)) if out.send(self.seen(address, Ok(answer))).is_ok() => {}
                 Ok(Ok(_)) => return "nobody listens".to_owned(),
                 Ok(Err(error)) => return error,
                 Err(_) => return format!("no answer within {:?}", self.settings.timeout),
@@ -130,12 +133,12 @@ impl Target {
         }
     }
 
-    async fn connect(&self) -> Result<Client, String> {
+    async fn connect(&self) -> Result<(usize, Client), String> {
         let mut last = "its name has no address".to_owned();
         let database = &self.settings.database;
-        for address in &self.addresses {
+        for (number, address) in self.addresses.iter().enumerate() {
             match timeout(self.settings.timeout, open(address, &self.settings, database)).await {
-                Ok(Ok(client)) => return Ok(client),
+                Ok(Ok(client)) => return Ok((number, client)),
                 Ok(Err(error)) => last = error,
                 Err(_) => last = format!("no login within {:?}", self.settings.timeout),
             }

@@ -5,7 +5,7 @@ use crate::control::monitor::{Seen, Watch};
 use crate::control::{Control, State};
 use pgring_logic::config::Reads;
 use pgring_logic::mail::Mail;
-use pgring_logic::topology::{Role, Standing, Topology};
+use pgring_logic::topology::{Lsn, Role, Standing, Topology};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +27,13 @@ impl Control {
     pub(super) fn see(&self, seen: Seen) {
         let now = clock::now();
         let mut state = self.state.borrow_mut();
-        let State { topology, tracks, .. } = &mut *state;
+        let State { config, topology, tracks, .. } = &mut *state;
+        let cluster = config.clusters.iter().find(|cluster| *cluster.name == *seen.cluster);
+        if cluster.is_none_or(|it| it.nodes.iter().all(|node| *node.name != *seen.node)) {
+            // It was asked before a reload that took it away.
+            return;
+        }
+        let patience = 2 * config.monitor.interval;
         let track = tracks.entry(Arc::clone(&seen.cluster)).or_default();
         let standings = topology.clusters.entry(seen.cluster).or_default();
         let standing = standings.entry(seen.node).or_default();
@@ -37,7 +43,14 @@ impl Control {
                     track.mark(now, lsn);
                 }
                 let (lag_bytes, lag) = track.lag(now, lsn);
-                *standing = Standing { role, lsn, lag_bytes, lag, error: None };
+                // What is seen of the primary is a little old. What stays ahead of it has lines
+                // of a log that this primary does not have, and never will.
+                let leads = role == Role::Standby && lsn > track.last() && track.last() > Lsn(0);
+                let ahead = leads.then(|| standing.ahead.unwrap_or(now));
+                let other = ahead.is_some_and(|since| now.since(since) > patience);
+                let error = other.then(|| "it is ahead of the primary, and follows another".into());
+                let address = seen.address;
+                *standing = Standing { role, lsn, lag_bytes, lag, address, ahead, error };
             }
             Err(error) => {
                 if standing.error.as_ref() != Some(&error) {

@@ -7,16 +7,18 @@
 
 use crate::action::Action;
 use crate::catalog::Catalog;
+use crate::classify::Reason;
 use crate::classify::cache::Verdict;
 use crate::config::{Consistency, PoolMode, Reads};
 use crate::hints::Hints;
 use crate::id::ConnId;
+use crate::lane::client::Failing;
 use crate::lane::pool::Pool;
 use crate::lane::{Lane, Out};
 use crate::mail::Mail;
 use crate::route::{Load, Wish, choose};
 use crate::time::{Duration, Instant};
-use crate::topology::{Lsn, Role};
+use crate::topology::{Lsn, Role, Topology};
 use pgring_wire::client::{Parse, Target, bind_names, query};
 use pgring_wire::frame::{Header, LENGTH_MAX, header};
 use std::sync::Arc;
@@ -71,21 +73,26 @@ impl Lane {
         actions: &mut Out,
     ) -> bool {
         let Some(client) = self.clients.get(id) else { return false };
-        let Some(home) = client.home.filter(|home| self.is_routed(*home)) else { return false };
-        if !matches!(bytes.first(), Some(b'Q' | b'P' | b'B' | b'D' | b'C' | b'E' | b'F')) {
+        let Some(home) = client.home else { return false };
+        if client.failing != Failing::No {
             return false;
         }
-        let (server, waits) = (client.server, client.wait.is_some());
-        let Some(server) = server else {
-            if !waits {
+        let aims = matches!(bytes.first(), Some(b'Q' | b'P' | b'B' | b'D' | b'C' | b'E' | b'F'));
+        let Some(server) = client.server else {
+            if aims && client.wait.is_none() && !client.aimed && self.is_routed(home) {
                 self.aim_segment(now, id, home, bytes, actions);
             }
             return false;
         };
         let Some(far) = self.server_ref(server) else { return false };
         if far.pool == home {
-            let aim = self.aim_of_message(id, home, bytes);
-            self.note_primary(id, aim);
+            if aims && self.is_routed(home) {
+                let aim = self.aim_of_message(id, home, bytes);
+                self.note_primary(id, aim);
+            }
+            return false;
+        }
+        if bytes.first() == Some(&b'X') {
             return false;
         }
         // On a replica. A segment that has begun was seen whole, and a transaction stays; else it
@@ -123,6 +130,7 @@ impl Lane {
         }
         if let Some(client) = self.clients.get_mut(id) {
             client.pool = pool.or(Some(home));
+            client.aimed = true;
         }
     }
 
@@ -154,7 +162,7 @@ impl Lane {
             // that may be anything, and so may a Bind of which not even the names are there.
             return match (text, small) {
                 (true, true) => Aim::Quiet,
-                (true, false) => Aim::Primary { defines: true },
+                (true, false) => Aim::Primary { defines: !is_data(&bytes[Header::SIZE..]) },
                 (false, _) => Aim::PRIMARY,
             };
         };
@@ -188,7 +196,7 @@ impl Lane {
     fn aim_of_text(&mut self, id: ConnId, home: usize, text: &[u8]) -> Aim {
         if !text.is_ascii() && !self.speaks_utf8(id, home) {
             // In some encodings a backslash is half a letter.
-            return Aim::Primary { defines: true };
+            return Aim::Primary { defines: Reason::Encoding.may_define(text) };
         }
         let catalog = self.pools[home].catalog.clone();
         let edition = catalog.as_ref().map_or(0, |catalog| catalog.version());
@@ -217,6 +225,10 @@ impl Lane {
 
     /// An extended segment reads if all in it does, up to its Sync.
     fn aim_of_segment(&mut self, id: ConnId, home: usize, bytes: &[u8]) -> Aim {
+        let whole = |head: Header| head.total() <= bytes.len();
+        if !header(bytes, LENGTH_MAX).is_ok_and(|head| head.is_some_and(whole)) {
+            return self.aim_of_message(id, home, bytes);
+        }
         let mut parsed: Vec<&[u8]> = Vec::new();
         let mut at = 0;
         let mut seen = Aim::Replica;
@@ -288,7 +300,7 @@ impl Lane {
             if rank.retry_at.is_some_and(|at| now < at) || rank.paused {
                 continue;
             }
-            (pools[count], loads[count]) = (pool, load(rank));
+            (pools[count], loads[count]) = (pool, load(now, rank));
             count += 1;
         }
         if behind && now.since(self.behind_told) >= BEHIND {
@@ -306,9 +318,7 @@ impl Lane {
             return pool;
         }
         let (key, database) = (rank.key.on(node), Arc::clone(&rank.database));
-        let client_key = rank.client_key;
         let pool = self.pool_by_key(&key, &database);
-        self.pools[pool].client_key = client_key;
         let replicas = &mut self.pools[home].replicas;
         replicas.retain(|(name, _)| name != node);
         replicas.push((Arc::clone(node), pool));
@@ -333,13 +343,40 @@ impl Lane {
         }
     }
 
-    /// A client has nothing of its own on any server: its next segment is aimed anew.
-    pub(super) fn rest(&mut self, id: ConnId) {
+    /// A client has said a message that needed no server: behind the end of its segment the next
+    /// one is aimed anew.
+    pub(super) fn rest(&mut self, id: ConnId, tag: u8) {
+        if !matches!(tag, b'Q' | b'S') {
+            return;
+        }
         if let Some(client) = self.clients.get_mut(id)
             && client.server.is_none()
             && client.wait.is_none()
         {
             client.pool = client.home;
+            client.aimed = false;
+        }
+    }
+
+    /// Clients wait for replicas that no longer stand where a read may go: they go to the primary.
+    pub(super) fn hear_topology(
+        &mut self,
+        now: Instant,
+        topology: Arc<Topology>,
+        actions: &mut Out,
+    ) {
+        self.topology = topology;
+        for pool in 0..self.pools.len() {
+            let rank = &self.pools[pool];
+            let Some(node) = rank.key.node.as_ref().filter(|_| rank.waiting_count > 0) else {
+                continue;
+            };
+            let standings = self.topology.clusters.get(&*rank.database.cluster.name);
+            let standing = standings.and_then(|nodes| nodes.get(node));
+            let stands = standing.is_some_and(|it| it.role == Role::Standby && it.error.is_none());
+            if !stands {
+                self.fall_back(now, pool, actions);
+            }
         }
     }
 
@@ -369,8 +406,16 @@ impl Lane {
     }
 }
 
-fn load(rank: &Pool) -> Load {
+/// Whether a text of which only the beginning is there begins like one that only moves data.
+fn is_data(text: &[u8]) -> bool {
+    let word = text.trim_ascii_start();
+    ["insert", "copy", "select", "update", "delete", "values", "with"].iter().any(|data| {
+        word.get(..data.len()).is_some_and(|word| word.eq_ignore_ascii_case(data.as_bytes()))
+    })
+}
+
+fn load(now: Instant, rank: &Pool) -> Load {
     let idle = u32::try_from(rank.idle.len()).unwrap_or(u32::MAX);
     let busy = rank.held.saturating_sub(idle + rank.opening + rank.closing);
-    Load { waiting: busy + rank.waiting_count, latency: rank.latency.get(), weight: 1 }
+    Load { waiting: busy + rank.waiting_count, latency: rank.latency.get(now), weight: 1 }
 }

@@ -5,6 +5,7 @@
 
 use crate::action::{Level, Progress};
 use crate::id::ConnId;
+use crate::lane::moved::Heard;
 use crate::lane::server::{Phase, Server, ServerError, purpose};
 use crate::lane::{Lane, Out, all, behind, more};
 use crate::ledger::{Entry, Expect, Origin};
@@ -81,8 +82,7 @@ impl Lane {
                 self.tell(id, actions);
                 continue;
             }
-            let counted = self.server_ref(id).is_some_and(|far| self.is_counted(far));
-            let passed = if counted { 0 } else { self.pass_answers(id, (at, bytes), actions) };
+            let passed = self.pass_answers(id, (at, bytes), actions);
             if passed > 0 {
                 at += passed;
                 continue;
@@ -108,6 +108,9 @@ impl Lane {
     /// Whether the body of a message is looked at.
     fn reads(&self, id: ConnId, head: Header) -> bool {
         let Some(far) = self.server_ref(id) else { return false };
+        if matches!(head.tag, b'T' | b't') && head.body() <= READ_MAX && self.is_counted(far) {
+            return true;
+        }
         let Some(entry) = far.ledger.head() else { return is_read(head, false) };
         let looks =
             far.inspected.is_some() || matches!(entry.mark, purpose::TEMPORARY | purpose::PLACE);
@@ -161,7 +164,13 @@ impl Lane {
                 if forward && head.tag == b'E' && self.rename_error(id, body, actions) {
                     forward = false;
                 }
-                forward &= !(forward && self.counts(id, head.tag));
+                if forward {
+                    match self.counts(id, head.tag, body) {
+                        Heard::New => {}
+                        Heard::Before => forward = false,
+                        Heard::Otherwise => return self.hears_otherwise(now, id, actions),
+                    }
+                }
                 let Some(far) = self.server_mut(id) else { return };
                 far.left = head.total() - shown.len();
                 far.forward = forward;
@@ -178,10 +187,15 @@ impl Lane {
             }
             Err(_) if head.tag == b'E' => {
                 // Nobody asked: the server is about to end the connection and says why.
+                let parting = self.is_parting(id);
                 let Some(far) = self.server_mut(id) else { return };
                 far.left = head.total() - shown.len();
-                far.forward = true;
+                far.forward = !parting;
                 far.unfit = true;
+                if parting {
+                    self.skipped = skipped;
+                    return;
+                }
                 let to = far.client;
                 far.dying |= to.is_some() && ErrorView::new(body).is_fatal();
                 self.forward_answer(id, to, at, at + shown.len(), actions);
@@ -378,7 +392,7 @@ impl Lane {
         {
             let Some(client) = far.client else { continue };
             let tag = if entry.expect == Expect::Close { b'3' } else { b'1' };
-            if self.counts(server, tag) {
+            if self.counts(server, tag, b"") != Heard::New {
                 self.confirm(server, entry);
                 continue;
             }

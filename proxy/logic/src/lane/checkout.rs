@@ -131,6 +131,7 @@ impl Lane {
         far.phase = Phase::Busy;
         far.client = Some(id);
         far.error = None;
+        far.hides = 0;
         far.used = now;
         let hidden = far.touched.is_some_and(|other| other != id);
         let differs = hidden || !Arc::ptr_eq(&far.state, &state);
@@ -318,7 +319,7 @@ impl Lane {
         if !matches!(client.phase, ClientPhase::Ready) {
             return self.refuse_welcome(now, id, code, message, actions);
         }
-        if self.refuse_moving(id, code, message, actions) {
+        if self.refuse_moving(now, id, (code, message), actions) {
             return actions.push(Action::Resume(id));
         }
         self.fail_statement(id, code, message, actions);

@@ -124,6 +124,8 @@ pub(super) struct Client {
     pub(super) wrote: bool,
     /// What names mean may have changed.
     pub(super) defines: bool,
+    /// Where its segment goes has been chosen.
+    pub(super) aimed: bool,
     pub(super) key: (u32, [u8; 32]),
     pub(super) login: Option<Box<Login>>,
     /// Of the protocol, once it is greeted.
@@ -196,6 +198,7 @@ impl Client {
             lsn: Lsn(0),
             wrote: false,
             defines: false,
+            aimed: false,
             key: (0, [0; 32]),
             login: None,
             minor: 0,

@@ -93,6 +93,11 @@ impl Lane {
                 break;
             }
             let Some(id) = self.next_in_queue(pool) else { break };
+            if self.pools[pool].key.node.is_some() {
+                // The primary may have a server.
+                self.fall_back(now, pool, actions);
+                break;
+            }
             let rank = &self.pools[pool];
             let (code, mut message) = if rank.held > rank.opening {
                 (sqlstate::TOO_MANY_CONNECTIONS, format!("no server became free within {limit:?}"))

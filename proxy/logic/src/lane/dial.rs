@@ -85,7 +85,10 @@ impl Lane {
         let number = self.number();
         let rank = &self.pools[pool];
         let cluster = Arc::clone(&rank.database.cluster);
-        let good = self.primaries.get(&cluster.name).copied().unwrap_or_default();
+        let good = match &rank.key.node {
+            None => self.primaries.get(&cluster.name).copied().unwrap_or_default(),
+            Some(node) => self.seen_at(&cluster, node),
+        };
         let step = purpose.step.unwrap_or(rank.round.step);
         let place = good.after(step, rank.ring());
         let address = place.and_then(|place| place.address_in(&cluster)).cloned();
@@ -172,9 +175,12 @@ impl Lane {
         let nonce = self.dice.bytes();
         let Some(far) = self.server_ref(id) else { return };
         let rank = &self.pools[far.pool];
+        // Clients prove it to the primary's pool.
+        let home = PoolKey { node: None, ..rank.key.clone() };
+        let home = self.pools_by_key.get(&home).map_or(rank, |home| &self.pools[*home]);
         let credentials = Credentials {
             password: rank.login.as_ref().map(|login| login.password.clone()),
-            client_key: rank.client_key,
+            client_key: home.client_key,
         };
         let user = Arc::clone(&rank.key.user);
         let name = rank.database.dbname.clone().unwrap_or_else(|| rank.key.database.to_string());
@@ -340,6 +346,10 @@ impl Lane {
         if recovery != self.pools[pool].key.node.is_some() {
             let is = if recovery { "is" } else { "is not" };
             let reason = format!("node {node} {is} in recovery");
+            return self.server_lost(now, id, &reason, actions);
+        }
+        if let Some(name) = self.differs(id, pool) {
+            let reason = format!("node {node} has another {name} than the primary");
             return self.server_lost(now, id, &reason, actions);
         }
         let Some(far) = self.server_mut(id) else { return };

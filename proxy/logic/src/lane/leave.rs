@@ -72,6 +72,7 @@ impl Lane {
         let server = client.server.take();
         let waited = client.wait.take().is_some();
         client.unnamed = None;
+        let defines = client.defines;
         for statement in client.names.drain() {
             self.texts.release(statement);
         }
@@ -84,6 +85,9 @@ impl Lane {
         }
         let (Some(pool), Some(home)) = (client.pool, client.home) else { return };
         self.pools[home].clients -= 1;
+        if defines && self.is_routed(home) {
+            self.catalog_changed(home, actions);
+        }
         if waited {
             self.pools[pool].unqueue();
             self.ask(now, pool, actions);
@@ -181,7 +185,7 @@ impl Lane {
         let Some(far) = self.server_mut(id).filter(|far| !far.is_gone()) else { return };
         let opening = far.is_opening();
         let client = far.client.take();
-        let (running, dying, counted) = (far.ledger.is_waiting(), far.dying, far.counted);
+        let (running, dying, counted) = (far.ledger.is_clients(), far.dying, far.counted);
         let from = (far.pool, far.step);
         let open = far.status != b'I';
         let torn = tears(far);

@@ -7,7 +7,7 @@
 
 use crate::action::Action;
 use crate::id::ConnId;
-use crate::lane::server::Server;
+use crate::lane::server::{Server, purpose};
 use crate::lane::traffic::{Message, Step};
 use crate::lane::{Lane, Out};
 use crate::ledger::{Entry, Origin};
@@ -32,7 +32,20 @@ pub(super) struct Reading {
     bytes: Vec<u8>,
     /// How many answers it has heard, none of which was a row or an end.
     told: u32,
+    /// Those of them that describe rows, as they came: those of the primary must be the same.
+    described: Vec<u8>,
     stage: Stage,
+}
+
+/// What becomes of an answer that is about to go to a client.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Heard {
+    /// It goes.
+    New,
+    /// The client has heard it.
+    Before,
+    /// The client has heard another in its place.
+    Otherwise,
 }
 
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -56,6 +69,7 @@ impl Lane {
         let Some(client) = self.clients.get_mut(id) else { return };
         let reading = client.reading.get_or_insert_default();
         reading.bytes.clear();
+        reading.described.clear();
         reading.told = 0;
         reading.stage = Stage::Open;
     }
@@ -84,6 +98,14 @@ impl Lane {
         }
     }
 
+    /// A client has heard an answer that needed no server.
+    pub(super) fn note_told(&mut self, id: ConnId) {
+        let reading = self.clients.get_mut(id).and_then(|client| client.reading.as_mut());
+        if let Some(reading) = reading.filter(|reading| reading.stage == Stage::Open) {
+            reading.told += 1;
+        }
+    }
+
     /// What a client reads no longer needs to be kept.
     pub(super) fn end_reading(&mut self, id: ConnId) {
         let Some(client) = self.clients.get_mut(id) else { return };
@@ -102,46 +124,81 @@ impl Lane {
         reading.is_some_and(|it| matches!(it.stage, Stage::Open | Stage::Whole | Stage::Failed))
     }
 
-    /// An answer is about to go to a client. Tells whether the client has heard it before.
-    pub(super) fn counts(&mut self, server: ConnId, tag: u8) -> bool {
-        let Some(far) = self.server_mut(server) else { return false };
-        let early = matches!(tag, b'1' | b'2' | b'3' | b'T' | b't' | b'n');
-        if far.hides > 0 {
-            far.hides = if early { far.hides - 1 } else { 0 };
-            return early;
+    /// An answer is about to go to a client, which may have heard it from a replica.
+    pub(super) fn counts(&mut self, server: ConnId, tag: u8, body: &[u8]) -> Heard {
+        let Some(far) = self.server_mut(server) else { return Heard::New };
+        if matches!(tag, b'N' | b'S' | b'A') {
+            return Heard::New;
         }
-        let (client, pool) = (far.client, far.pool);
-        if self.pools[pool].key.node.is_none() || matches!(tag, b'E' | b'N' | b'S' | b'A' | b'Z') {
-            return false;
+        let early = matches!(tag, b'1' | b'2' | b'3' | b'T' | b't' | b'n');
+        let describes = matches!(tag, b'T' | b't');
+        let (client, pool, hides) = (far.client, far.pool, far.hides);
+        if hides > 0 {
+            far.hides = if early { hides - 1 } else { 0 };
         }
         let client = client.and_then(|id| self.clients.get_mut(id));
-        let Some(reading) = client.and_then(|client| client.reading.as_mut()) else { return false };
+        let Some(reading) = client.and_then(|client| client.reading.as_mut()) else {
+            return Heard::New;
+        };
+        if hides > 0 {
+            if describes && reading.described.get(..body.len()) != Some(body) {
+                return Heard::Otherwise;
+            }
+            if describes {
+                reading.described.drain(..body.len());
+            }
+            return if early { Heard::Before } else { Heard::New };
+        }
+        if self.pools[pool].key.node.is_none() || matches!(tag, b'E' | b'Z') {
+            return Heard::New;
+        }
         if early {
             reading.told += 1;
         } else {
             reading.stage = Stage::Off;
         }
-        false
+        if describes {
+            // What is not shown whole cannot be compared.
+            reading.described.extend_from_slice(body);
+            if reading.described.len() > BYTES_MAX {
+                reading.stage = Stage::Off;
+            }
+        }
+        Heard::New
+    }
+
+    /// The client has heard of columns that the primary does not give: what follows would be taken
+    /// for them.
+    pub(super) fn hears_otherwise(&mut self, now: Instant, server: ConnId, actions: &mut Out) {
+        let Some(id) = self.server_ref(server).and_then(|far| far.client) else { return };
+        let text = write::ErrorText::fatal(
+            sqlstate::CONNECTION_FAILURE,
+            "the columns of a result changed while it moved from a standby to the primary",
+        );
+        self.fatal(now, id, &text.with_hint("Connect again."), actions);
     }
 
     /// Whether an error of a replica is none for its client: the primary will answer.
     pub(super) fn is_moving(&mut self, server: ConnId, body: &[u8], whose: Option<Entry>) -> bool {
-        if whose.is_none_or(|entry| entry.origin == Origin::Own && entry.mark == 0) {
+        // Of our own only a Parse on the client's behalf, whose error would be the client's.
+        let ours = |entry: Entry| entry.origin == Origin::Own && entry.mark & purpose::PARSE == 0;
+        if whose.is_none_or(ours) {
             return false;
         }
         let code = ErrorView::new(body).code();
         let moves = code.is_some_and(|code| MOVING.contains(&code));
         let Some(far) = self.server_ref(server).filter(|_| moves) else { return false };
         let client = far.client.filter(|_| self.pools[far.pool].key.node.is_some());
+        if client.is_some() && code == Some(b"25006") {
+            // Even if it is too late for this one.
+            self.learn(server);
+        }
         let Some(client) = client.and_then(|id| self.clients.get_mut(id)) else { return false };
         let Some(reading) = &mut client.reading else { return false };
         if reading.stage != Stage::Whole {
             return false;
         }
         reading.stage = Stage::Failed;
-        if code == Some(b"25006") {
-            self.learn(server);
-        }
         true
     }
 
@@ -159,11 +216,12 @@ impl Lane {
                 b'Q' => query(body).map_or((), |text| self.verdicts.learn(text)),
                 b'P' => Parse::read(body).map_or((), |parse| self.verdicts.learn(parse.text)),
                 b'B' => {
-                    let names = bind_names(body);
-                    let statement = names.and_then(|names| client.names.get(names.statement));
-                    if let Some(statement) = statement {
-                        let text = super::lending::text_of(self.texts.body(statement));
-                        self.verdicts.learn(text);
+                    let Some(names) = bind_names(body) else { continue };
+                    let unnamed = client.unnamed.as_ref().filter(|_| names.statement.is_empty());
+                    let statement = client.names.get(names.statement);
+                    let body = statement.map(|statement| &**self.texts.body(statement));
+                    if let Some(body) = body.or(unnamed.map(|unnamed| &unnamed.body[..])) {
+                        self.verdicts.learn(super::lending::text_of(body));
                     }
                 }
                 _ => {}
@@ -176,6 +234,15 @@ impl Lane {
         let Some(far) = self.server_ref(server) else { return false };
         let ends = ErrorView::new(body).code().is_some_and(|code| code.starts_with(b"57P"));
         ends && far.client.is_some_and(|id| self.survives(id, far.pool))
+    }
+
+    /// A replica ends a session in which nothing runs: its client has nothing to do with that.
+    pub(super) fn is_parting(&self, server: ConnId) -> bool {
+        self.server_ref(server).is_some_and(|far| {
+            self.pools[far.pool].key.node.is_some()
+                && far.status == b'I'
+                && !far.ledger.is_waiting()
+        })
     }
 
     /// Whether a replica has failed, and the primary is yet to be asked.
@@ -193,7 +260,10 @@ impl Lane {
 
     /// The replica has said its last word on a segment: the client goes to the primary with it.
     pub(super) fn leave_replica(&mut self, now: Instant, server: ConnId, actions: &mut Out) {
-        let Some(id) = self.server_mut(server).and_then(|far| far.client.take()) else { return };
+        let Some(far) = self.server_mut(server) else { return };
+        // A session that could not be made the client's is nobody's.
+        far.unfit |= far.error.take().is_some();
+        let Some(id) = far.client.take() else { return };
         actions.push(Action::Unpair(server));
         self.settle_abandoned(now, server, actions);
         self.go_home(now, id, actions);
@@ -220,7 +290,8 @@ impl Lane {
         if let Some(reading) = &mut client.reading {
             reading.stage = Stage::Moving;
         }
-        self.forget_changes(id);
+        // What the replica has not confirmed is yet to be.
+        self.undo_changes(id);
         self.checkout(now, id, actions);
     }
 
@@ -257,7 +328,7 @@ impl Lane {
                 continue;
             }
             match self.message(now, id, message, actions) {
-                Step::Took(_) => {}
+                Step::Took(_) => self.log_flight(id, message),
                 Step::Over => return,
                 Step::More | Step::Wait | Step::Again => {
                     // There is nothing that it could wait for.
@@ -285,15 +356,20 @@ impl Lane {
     /// The primary cannot be had for a segment that a replica did not answer.
     pub(super) fn refuse_moving(
         &mut self,
+        now: Instant,
         id: ConnId,
-        code: &str,
-        message: &str,
+        (code, message): (&str, &str),
         actions: &mut Out,
     ) -> bool {
         if !self.is_between(id) {
             return false;
         }
         self.end_reading(id);
+        if let Some(client) = self.clients.get_mut(id) {
+            client.query_since = None;
+            client.transaction_since = None;
+        }
+        self.client_idles(now, id);
         Self::say(id, &write::ErrorText::error(code, message), actions);
         actions.write(id, |out| write::ready_for_query(out, b'I'));
         true

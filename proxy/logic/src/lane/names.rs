@@ -219,6 +219,15 @@ impl Lane {
         }
     }
 
+    /// Nothing that is unconfirmed has come to be.
+    pub(super) fn undo_changes(&mut self, id: ConnId) {
+        let Some(client) = self.clients.get(id) else { return };
+        let numbers: Vec<u32> = client.changes.iter().rev().map(|change| change.number).collect();
+        for number in numbers {
+            self.undo(id, number, false);
+        }
+    }
+
     /// A client is gone, and so is what it may have wanted to take back.
     pub(super) fn forget_changes(&mut self, id: ConnId) {
         let Some(client) = self.clients.get_mut(id) else { return };

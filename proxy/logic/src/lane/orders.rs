@@ -82,7 +82,7 @@ impl Lane {
             Mail::Cancel { pid, secret, from } => self.cancel(now, pid, &secret, from, actions),
             Mail::Cancelled { conn } => self.cancelled(now, conn, actions),
             Mail::Base { pool, reported } => self.hear_base(now, &pool, reported, actions),
-            Mail::Topology(topology) => self.topology = topology,
+            Mail::Topology(topology) => self.hear_topology(now, topology, actions),
             Mail::Catalog { database, catalog } => self.hear_catalog(&database, catalog.as_ref()),
             Mail::Parcel(parcel) => {
                 // Parcels come with a descriptor, through `adopt`.
@@ -172,6 +172,9 @@ impl Lane {
                 rank.retry_at = None;
                 self.close_idle(now, pool, actions);
                 self.close_opening(now, pool, actions);
+            }
+            if self.pools[pool].clients > 0 {
+                self.want_catalog(pool, actions);
             }
             self.ask(now, pool, actions);
             self.watch_pool(now, pool);

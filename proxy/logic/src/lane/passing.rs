@@ -16,7 +16,7 @@ impl Lane {
         let Some(far) = self.server_ref(id) else { return 0 };
         let pool = far.pool;
         // In statement mode some answers are held back.
-        if self.is_statement_mode(pool) {
+        if self.is_statement_mode(pool) || self.is_counted(far) {
             return 0;
         }
         let Some(far) = self.server_mut(id) else { return 0 };

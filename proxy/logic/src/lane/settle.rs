@@ -79,6 +79,12 @@ impl Lane {
         }
         client.hints = Hints::NONE;
         if !client.pins.is_empty() && !spent {
+            if self.pools[pool].key.node.is_some() {
+                let message = "a session cannot keep a standby beyond its transaction";
+                let text = ErrorText::fatal(sqlstate::FEATURE_NOT_SUPPORTED, message);
+                let hint = "Do not say READ ONLY where something is to last: PREPARE, WITH HOLD.";
+                return self.fatal(now, id, &text.with_hint(hint), actions);
+            }
             return self.client_idles(now, id);
         }
         if self.asks_place(id, server, actions) {
@@ -94,6 +100,7 @@ impl Lane {
         if let Some(client) = self.clients.get_mut(id) {
             client.server = None;
             client.pool = client.home;
+            client.aimed = false;
         }
         self.client_idles(now, id);
         let Some(far) = self.server_mut(server) else { return };
@@ -232,7 +239,7 @@ impl Lane {
             let took = now.since(since);
             counters.query_us += u64::try_from(took.as_micros()).unwrap_or(0);
             counters.query_times.observe(took);
-            self.pools[pool].latency.observe(took);
+            self.pools[pool].latency.observe(now, took);
         }
         let counters = &mut self.pools[pool].stats;
         if status == b'I' {
@@ -306,6 +313,7 @@ impl Lane {
         far.client = None;
         far.dirty |= dirty;
         far.inspected = None;
+        far.hides = 0;
         actions.push(Action::Unpair(server));
         // Half a message cannot be taken back, and a raw conversation was never followed.
         let lost = far.dying || far.ledger.is_doubtful();

@@ -121,6 +121,7 @@ impl Lane {
             client.names.insert(parse.name, statement);
         }
         actions.write(id, pgring_wire::backend::write::parse_complete);
+        self.note_told(id);
         true
     }
 

@@ -150,7 +150,7 @@ impl Lane {
                 Step::Took(len) => {
                     self.log_flight(id, message);
                     self.log_reading(id, message);
-                    self.rest(id);
+                    self.rest(id, message.head.tag);
                     at += len;
                     if actions.scratch.len() > SAID_MAX {
                         actions.push(Action::Resume(id));
