@@ -124,6 +124,7 @@ impl Scene {
         let url = format!("postgresql://{USER}:{USER}@127.0.0.1:{port}");
         say("psql", &format!("psql {url}/{USER}"));
         say("console", &format!("psql {url}/pgring -c 'SHOW POOLS'"));
+        say("nodes", &format!("psql {url}/pgring -c 'SHOW NODES'"));
         say("metrics", &format!("curl http://127.0.0.1:{http}/metrics"));
         say("ready", &format!("curl http://127.0.0.1:{http}/readyz"));
         for node in std::iter::once(&self.primary).chain(&self.standbys) {
@@ -179,6 +180,8 @@ fn config(port: u16, http: u16, users: &str, nodes: &[&Node]) -> String {
          admin_users = [\"{USER}\"]\n\n\
          [auth]\nmethod = \"scram-sha-256\"\nusers_file = \"{users}\"\n\n\
          [pool]\nmode = \"transaction\"\nsize = {POOL_SIZE}\n\n\
+         [routing]\nreads = \"replicas\"\n\n\
+         [monitor]\nuser = \"{USER}\"\npassword = \"{USER}\"\n\n\
          [[clusters]]\nname = \"main\"\n"
     );
     for node in nodes {

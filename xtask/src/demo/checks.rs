@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 /// What is checked, and what does it.
 type Check = (&'static str, fn(&Scene) -> Outcome<String>);
 
-const CHECKS: [Check; 7] = [
+const CHECKS: [Check; 8] = [
     ("both standbys stream", standbys),
     ("a read", read),
     ("a write", write),
+    ("reads on standbys", routed),
     ("a prepared statement", prepared),
     ("COPY in and out", copy),
     ("the console", console),
@@ -72,6 +73,28 @@ fn write(scene: &Scene) -> Outcome<String> {
         }
     }
     Ok("seen on the primary and both standbys".to_owned())
+}
+
+/// A read moves to the standbys once pgring has read what its table is.
+fn routed(scene: &Scene) -> Outcome<String> {
+    let pooled = scene.pooled();
+    let login = crate::postgres::Login { database: "pgring", ..scene.pooled() };
+    let sql = "SELECT note FROM notes WHERE id = 1";
+    let explain = format!("EXPLAIN ROUTE IN {} {sql}", pooled.database);
+    let mut said = String::new();
+    let known = process::wait_until(Duration::from_secs(20), || {
+        said = scene.site.ask(&login, &explain)?;
+        Ok(said.starts_with("replica"))
+    })?;
+    if !known {
+        return Err(format!("{explain}: {said}"));
+    }
+    let moved = process::wait_until(Duration::from_secs(20), || {
+        expect(&scene.site.ask(&pooled, sql)?, "through pgring")?;
+        let pools = scene.site.ask(&login, "SHOW POOLS")?;
+        Ok(scene.standbys.iter().any(|standby| pools.contains(&format!("|{}", standby.name))))
+    })?;
+    if moved { Ok(said.replace('|', ": ")) } else { Err("no read has moved in 20 s".to_owned()) }
 }
 
 /// Four clients run two statements 50 times each; they meet all servers of the pool.
