@@ -28,6 +28,9 @@ pub(crate) struct Options {
     /// The pool mode of pgring
     #[arg(long, value_enum, default_value_t = Mode::Session)]
     mode: Mode,
+    /// Standbys that reads go to; with --mode transaction
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=4))]
+    standbys: u8,
     /// Only direct: what these tests do on this machine without pgring
     #[arg(long)]
     direct: bool,
@@ -60,7 +63,7 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
     };
     let (direct, directory) = tests.direct()?;
     let Some(program) = program else { return Ok(()) };
-    let (pooled, pooled_directory) = tests.pooled(options.mode, &program)?;
+    let (pooled, pooled_directory) = tests.pooled(options, &program)?;
     let differences = verdicts::differences((&direct, &directory), (&pooled, &pooled_directory));
     if differences.is_empty() {
         println!("\n{} tests: the same results direct and through pgring", direct.len());
@@ -70,6 +73,11 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
     let diffs = pooled_directory.join("regression.diffs");
     Err(format!("{} of {} tests differ; see {}", differences.len(), direct.len(), diffs.display()))
 }
+
+/// What standbys are called.
+const NAMES: [&str; 4] = ["standby1", "standby2", "standby3", "standby4"];
+/// Who may connect: everybody.
+const HBA: &str = "host all all 127.0.0.1/32 trust\nhost replication all 127.0.0.1/32 trust\n";
 
 /// The tests to run and where.
 struct Suite {
@@ -88,10 +96,13 @@ impl Suite {
     }
 
     /// All tests through pgring at another node.
-    fn pooled(&self, mode: Mode, program: &Path) -> Outcome<(Verdicts, PathBuf)> {
+    fn pooled(&self, options: &Options, program: &Path) -> Outcome<(Verdicts, PathBuf)> {
         let node = self.node()?;
+        let standby = |number: u8| Node::standby(&self.site, NAMES[usize::from(number)], &node);
+        let standbys: Vec<Node> = (0..options.standbys).map(standby).collect::<Outcome<_>>()?;
+        let nodes: Vec<&Node> = std::iter::once(&node).chain(&standbys).collect();
         let port = place::free_port()?;
-        let config = self.place.write("pgring.toml", &config(mode, port, &node))?;
+        let config = self.place.write("pgring.toml", &config(options.mode, port, &nodes))?;
         let mut pooler = Pooler::start(&self.place, program, &config, port)?;
         let done = self.run("pgring", port)?;
         pooler.check_alive()?;
@@ -101,7 +112,7 @@ impl Suite {
     fn node(&self) -> Outcome<Node> {
         let settings = "fsync = off\nmax_connections = 200\nmax_prepared_transactions = 10\n\
                         shared_buffers = '128MB'\nlog_min_messages = fatal\n";
-        Node::primary(&self.site, "node", settings, "host all all 127.0.0.1/32 trust\n")
+        Node::primary(&self.site, "node", settings, HBA)
     }
 
     /// Runs the tests at a port; gives the verdicts and the directory of their output.
@@ -166,17 +177,24 @@ impl Suite {
     }
 }
 
-/// A configuration in which nothing but the pool mode could make a difference.
-fn config(mode: Mode, port: u16, node: &Node) -> String {
+/// A configuration in which nothing but the pool mode, and standbys, could make a difference.
+fn config(mode: Mode, port: u16, nodes: &[&Node]) -> String {
     let mode = match mode {
         Mode::Session => "session",
         Mode::Transaction => "transaction",
     };
-    format!(
+    let mut text = format!(
         "# Written by `cargo xtask regress`.\nworkers = 2\nlisten = [\"127.0.0.1:{port}\"]\n\n\
-         [auth]\nmethod = \"trust\"\n\n[pool]\nmode = \"{mode}\"\nsize = 60\n\n\
-         [[clusters]]\nname = \"main\"\n[[clusters.nodes]]\nname = \"node\"\n\
-         address = \"{}\"\n\n[[databases]]\nname = \"*\"\ncluster = \"main\"\n",
-        node.address()
-    )
+         admin_users = [\"postgres\"]\n[auth]\nmethod = \"trust\"\n\n\
+         [pool]\nmode = \"{mode}\"\nsize = 60\n\n"
+    );
+    if nodes.len() > 1 {
+        text += "[routing]\nreads = \"replicas\"\n[monitor]\nuser = \"postgres\"\n\n";
+    }
+    text += "[[clusters]]\nname = \"main\"\n";
+    for node in nodes {
+        let (name, address) = (&node.name, node.address());
+        text = format!("{text}[[clusters.nodes]]\nname = \"{name}\"\naddress = \"{address}\"\n");
+    }
+    text + "\n[[databases]]\nname = \"*\"\ncluster = \"main\"\n"
 }
