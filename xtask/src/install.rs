@@ -111,7 +111,9 @@ fn wanted_for_build() -> Vec<&'static str> {
     let library = |directory: &Path| {
         let name = |path: &Path| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            name.starts_with("libclang.so") || name.starts_with("libclang-")
+            // Not libclang-cpp, which is another library.
+            let version = name.strip_prefix("libclang-").unwrap_or_default();
+            name.starts_with("libclang.so") || version.starts_with(|it: char| it.is_ascii_digit())
         };
         directory.to_str().is_some_and(|directory| any(directory, &name))
     };
