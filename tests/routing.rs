@@ -353,6 +353,25 @@ fn a_function_that_begins_to_write_is_no_read_any_more() {
     }
 }
 
+/// While reads stay on the primary nobody tells what a DDL changes.
+#[test]
+fn routing_that_begins_again_begins_with_what_names_mean_now() {
+    at_most_minutes(3);
+    let mut scene = scene(1, |settings| settings);
+    let mut client = scene.client();
+    client.query("CREATE FUNCTION f() RETURNS text STABLE LANGUAGE sql AS 'SELECT here()'");
+    until("the new function on a standby", SOON, || client.value("SELECT f()") == "standby");
+    scene.pgring.rewrite(|settings| settings.set("routing.reads", "primary"));
+    scene.pgring.console().show("RELOAD");
+    until("reads on the primary", SOON, || client.value("SELECT f()") == "primary");
+    let writes = "RETURNS text VOLATILE LANGUAGE sql AS 'SELECT here()'";
+    client.query(&format!("CREATE OR REPLACE FUNCTION f() {writes}"));
+    scene.pgring.rewrite(|settings| settings.set("routing.reads", "replicas"));
+    scene.pgring.console().show("RELOAD");
+    until("reads on a standby again", SOON, || client.value("SELECT here()") == "standby");
+    assert_eq!(client.value("SELECT f()"), "primary", "it may write now");
+}
+
 #[test]
 fn drivers_read_from_standbys_too() {
     at_most_minutes(3);

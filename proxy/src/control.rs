@@ -412,6 +412,7 @@ impl Control {
         state.config = Arc::new(config);
         state.reread = true;
         let config = Arc::clone(&state.config);
+        catalogs::forget_unrouted(&mut state.catalogs, &config);
         let mut letters = Vec::new();
         for core in self.cores() {
             letters.push((core, Mail::Config(Arc::clone(&config))));

@@ -221,15 +221,6 @@ pub struct Names {
 }
 
 impl Names {
-    /// Whether nothing is named.
-    pub fn is_empty(&self) -> bool {
-        self.relations.is_empty()
-            && self.functions.is_empty()
-            && self.operators.is_empty()
-            && self.types.is_empty()
-            && self.attributes.is_empty()
-    }
-
     /// Bytes that they take up, about.
     fn bytes(&self) -> usize {
         let parts = [&self.relations, &self.functions, &self.operators, &self.types];

@@ -15,6 +15,7 @@ use pgring_logic::id::Core;
 use pgring_logic::mail::Mail;
 use pgring_logic::topology::Role;
 use pgring_wire::backend::sqlstate;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,10 +92,6 @@ impl Control {
             let hint = Some("Say EXPLAIN ROUTE IN database statement.");
             return Err(Failure { hint, ..Failure::new(sqlstate::SYNTAX_ERROR, message) });
         };
-        if state.config.database(name).is_none() {
-            let message = format!("there is no database \"{name}\"");
-            return Err(Failure::new(sqlstate::INVALID_CATALOG_NAME, message));
-        }
         let catalog = state.catalogs.get(name).and_then(|edition| edition.catalog.as_deref());
         Ok(route::explain(sql, is_routed(&state.config, name), catalog))
     }
@@ -133,9 +130,7 @@ impl Control {
             // What fails once a second is no help to a server in need.
             pause = if result.is_err() { PERIOD.min(2 * pause) } else { PAUSE };
             tries = if result.is_err() { tries + 1 } else { 0 };
-            if tries == TRIES_MAX {
-                // Perhaps there is no such database. The next client of it has another look.
-                self.state.borrow_mut().catalogs.remove(&database);
+            if tries >= TRIES_MAX && self.give_up(&database) {
                 return;
             }
             if self.read_done(&database, result) {
@@ -143,6 +138,17 @@ impl Control {
             }
             sleep_until(begun + pause).await;
         }
+    }
+
+    /// A database that was never read: perhaps there is none, and its next client has another look.
+    /// Of one that was, the clients that are there wait for its catalog.
+    fn give_up(&self, database: &Arc<str>) -> bool {
+        let mut state = self.state.borrow_mut();
+        let read = state.catalogs.get(database).is_some_and(|edition| edition.rows.is_some());
+        if !read {
+            state.catalogs.remove(database);
+        }
+        !read
     }
 
     /// Takes in what was read. Tells whether that was all.
@@ -250,6 +256,15 @@ impl Control {
         let cluster = state.config.clusters.iter().find(|it| it.name == cluster)?;
         let node = cluster.nodes.iter().find(|node| node.name == **name)?;
         node.resolved.first().cloned()
+    }
+}
+
+/// While reads of a database stay on the primary nobody tells what changes there: what was read
+/// before is read again when that ends.
+pub(super) fn forget_unrouted(editions: &mut BTreeMap<Arc<str>, Edition>, config: &Config) {
+    for (_, edition) in editions.iter_mut().filter(|(name, _)| !is_routed(config, name)) {
+        edition.catalog = None;
+        edition.changed = true;
     }
 }
 

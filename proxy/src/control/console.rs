@@ -110,6 +110,7 @@ async fn carry_out(
                 .look(&[], |world| Answer { rows: rows(command, world), warnings: Vec::new() }));
         }
         Command::ExplainRoute { database, sql } => {
+            known(control, database.as_deref())?;
             let rows = control.explain(database.as_deref(), sql)?;
             return Ok(Answer { rows, warnings: Vec::new() });
         }

@@ -173,6 +173,10 @@ impl Lane {
                 self.close_idle(now, pool, actions);
                 self.close_opening(now, pool, actions);
             }
+            if !self.is_routed(pool) {
+                // Nobody keeps it up to date any more.
+                self.pools[pool].catalog = None;
+            }
             if self.pools[pool].clients > 0 {
                 self.want_catalog(pool, actions);
             }
