@@ -38,6 +38,8 @@ use std::time::Duration;
 use support::RingError;
 use token::{Kind, Token};
 
+/// `IORING_RECVSEND_POLL_FIRST` of `linux/io_uring.h`.
+const POLL_FIRST: u16 = 1;
 /// Completions taken over at once.
 const BATCH: usize = 512;
 
@@ -100,12 +102,17 @@ impl Ring {
     /// Receives on `fd` once, at most a buffer full: a large one, if there is one now. Tells
     /// whether it is; then [`Buffers::end_large`] must be told of the end of the receive, which
     /// may come without one (`ENOBUFS`).
-    pub fn receive_once(&mut self, fd: BorrowedFd<'_>, token: Token) -> bool {
+    ///
+    /// With `patient` it does not look whether there is something now, but waits until the socket
+    /// says that there is enough ([`socket::set_low_water`]).
+    pub fn receive_once(&mut self, fd: BorrowedFd<'_>, token: Token, patient: bool) -> bool {
         let large = self.buffers.begin_large();
         let (group, size) = if large { (LARGE, LARGE_SIZE) } else { (SMALL, BUFFER_SIZE) };
         let len = u32::try_from(size).unwrap_or(0);
         let receive = opcode::Recv::new(Fd(fd.as_raw_fd()), std::ptr::null_mut(), len);
-        let entry = receive.buf_group(group).build().flags(squeue::Flags::BUFFER_SELECT);
+        let how = if patient { POLL_FIRST } else { 0 };
+        let entry =
+            receive.buf_group(group).ioprio(how).build().flags(squeue::Flags::BUFFER_SELECT);
         self.push(&entry, token);
         large
     }

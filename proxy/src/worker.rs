@@ -18,6 +18,7 @@ mod conn;
 mod door;
 mod feed;
 mod flow;
+mod gather;
 mod perform;
 mod tally;
 #[cfg(test)]
@@ -216,6 +217,8 @@ struct Worker<'a, W> {
     dirty: Vec<ConnId>,
     /// Connections that found no buffer.
     starved: VecDeque<ConnId>,
+    /// Connections of which bulk data is gathered.
+    gathering: Vec<ConnId>,
     /// When slow connections are looked at next; never, while none has been sending.
     sweep: Option<Instant>,
 }
@@ -236,6 +239,7 @@ impl<'a, W: World> Worker<'a, W> {
             work: VecDeque::new(),
             dirty: Vec::new(),
             starved: VecDeque::new(),
+            gathering: Vec::new(),
             sweep: None,
         }
     }
@@ -272,7 +276,8 @@ impl<'a, W: World> Worker<'a, W> {
         if self.ring.has_more() || !self.base.mailbox.doze() {
             return Some(Duration::ZERO);
         }
-        let times = [self.world.deadline(), self.sweep, self.door.retry()];
+        let gathered = self.gathered();
+        let times = [self.world.deadline(), self.sweep, self.door.retry(), gathered];
         let first = times.into_iter().flatten().min()?;
         Some(first.since(self.now))
     }
@@ -345,6 +350,7 @@ impl<'a, W: World> Worker<'a, W> {
         if self.world.deadline().is_some_and(|deadline| deadline <= self.now) {
             self.events.push_back(Event::Timeout);
         }
+        self.fetch_the_gathered();
         if self.sweep.is_some_and(|time| time <= self.now) {
             self.sweep_the_slow();
         }

@@ -13,9 +13,10 @@ use set::Set;
 
 /// Bytes of one small buffer.
 pub const BUFFER_SIZE: usize = 8 * 1024;
-/// Bytes of one large buffer: what one segment carries where the kernel makes them as large as it
-/// can (64 KiB with headers). With a little more, each buffer sent would be two segments.
-pub const LARGE_SIZE: usize = 60 * 1024;
+/// Bytes of one large buffer: a little less than what two segments carry where the kernel makes
+/// them as large as it can (64 KiB with headers), and fifteen pieces as a server sends them. With
+/// a little more, each buffer sent would be three segments.
+pub const LARGE_SIZE: usize = 120 * 1024;
 
 /// From the start of one small buffer to the start of the next: a little more than a buffer, so
 /// that their beginnings, which is all that is used of most, do not share a few sets of the caches.
@@ -28,7 +29,7 @@ pub(super) const LARGE: u16 = 1;
 
 /// For so many small buffers there is a large one.
 const SMALL_PER_LARGE: u16 = 16;
-/// At most so many large ones, 4 MiB.
+/// At most so many large ones, 7.5 MiB.
 const LARGE_MAX: u16 = 64;
 
 /// In the number of a buffer: it is a large one.

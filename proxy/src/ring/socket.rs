@@ -99,6 +99,24 @@ pub fn set_patience(fd: BorrowedFd<'_>, patience: Patience) {
     let _unix = SockRef::from(&fd).set_tcp_user_timeout(timeout);
 }
 
+/// Sets how many bytes must be there before anybody is woken for them (`SO_RCVLOWAT`); false if
+/// that cannot be. What is there already is told of at once if it is enough.
+pub fn set_low_water(fd: BorrowedFd<'_>, bytes: usize) -> bool {
+    let Ok(bytes) = libc::c_int::try_from(bytes) else { return false };
+    let length = libc::socklen_t::try_from(size_of_val(&bytes)).unwrap_or(0);
+    // SAFETY: the kernel reads one integer from a local during the call.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVLOWAT,
+            (&raw const bytes).cast(),
+            length,
+        )
+    };
+    result == 0
+}
+
 /// How far the peer has come.
 pub fn reading(fd: BorrowedFd<'_>) -> Reading {
     let Some(info) = tcp_info(fd) else {

@@ -78,6 +78,12 @@ pub(super) struct Conn {
     /// quarter of a MiB in small ones before it can be stopped. So many receives in a row must
     /// bring little until it does not; 0: it does not.
     pub(super) streams: u8,
+    /// Woken for only when a large buffer can be filled (`gather`).
+    pub(super) gathers: bool,
+    /// Bytes that have come since it was last sent something.
+    pub(super) rush: u32,
+    /// Since when they came; while it gathers, since when a buffer full is waited for.
+    pub(super) rush_since: Instant,
     /// The receive is of one buffer.
     pub(super) once: bool,
     /// It may be a large one.
@@ -245,6 +251,9 @@ impl Conn {
             receiving: false,
             stopping: false,
             streams: 0,
+            gathers: false,
+            rush: 0,
+            rush_since: Instant::START,
             once: false,
             large: false,
             starved: false,

@@ -56,7 +56,15 @@ impl<W: World> Worker<'_, W> {
             }
         }
         match conn.phase {
-            Phase::Open => self.arrived(id, chunk),
+            Phase::Open => {
+                if let Some(chunk) = &chunk {
+                    let len = u32::try_from(chunk.len()).unwrap_or(u32::MAX);
+                    if conn.rushes(self.now, len) {
+                        self.gather(id);
+                    }
+                }
+                self.arrived(id, chunk);
+            }
             Phase::Surrendering => {
                 if let Some(chunk) = chunk {
                     self.hold(id, chunk);
@@ -170,7 +178,8 @@ impl<W: World> Worker<'_, W> {
                 let token = Token::of(Kind::Receive, id);
                 conn.once = conn.streams > 0;
                 if conn.once {
-                    conn.large = self.ring.receive_once(fd.as_fd(), token);
+                    conn.large = self.ring.receive_once(fd.as_fd(), token, conn.gathers);
+                    conn.rush_since = self.now;
                 } else {
                     self.ring.receive(fd.as_fd(), token);
                 }

@@ -35,6 +35,7 @@ impl<W: World> Worker<'_, W> {
     /// Bytes were queued for `to`, while `from` was shown.
     pub(super) fn queued(&mut self, to: ConnId, from: Option<ConnId>) {
         self.mark_dirty(to);
+        self.stop_gathering(to);
         let Some(busy) = self.table.busy(to) else { return };
         let (heavy, waits) = (busy.outbox.weight() > HIGH, busy.outbox.in_flight());
         let long = busy.outbox.len() > STREAM;
@@ -185,6 +186,7 @@ impl<W: World> Worker<'_, W> {
     /// is its own affair from now on: nothing more of it is heard until it has taken some, or each
     /// of its transactions would add to what waits for it.
     pub(super) fn unpair(&mut self, id: ConnId) {
+        self.stop_gathering(id);
         let Some(conn) = self.table.get(id) else { return };
         conn.streams = 0;
         let Some(other) = conn.paused_by.filter(|&other| other != id) else { return };

@@ -2,6 +2,7 @@
 #![expect(clippy::disallowed_types, reason = "the other end of a socket under test")]
 #![expect(clippy::disallowed_methods, reason = "the other end has a pace and threads of its own")]
 
+mod gather;
 mod relay;
 mod steady;
 mod step;

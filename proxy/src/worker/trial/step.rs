@@ -20,13 +20,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::sync::mpsc::unbounded_channel;
 
-const SERVER: ConnId = ConnId::new(Side::Server, 0, 1);
-const CLIENT: ConnId = ConnId::new(Side::Client, 0, 1);
+pub(super) const SERVER: ConnId = ConnId::new(Side::Server, 0, 1);
+pub(super) const CLIENT: ConnId = ConnId::new(Side::Client, 0, 1);
 
 /// A world that forwards what a server says to the client, and remembers what it is told.
 #[derive(Default)]
-struct Record {
-    answers: Vec<u8>,
+pub(super) struct Record {
+    pub(super) answers: Vec<u8>,
     ends: Vec<ConnId>,
     closed: Vec<ConnId>,
 }
@@ -74,7 +74,7 @@ impl World for Record {
 }
 
 /// Lets a worker with an open client and an open server be looked at, with their peers.
-fn with_worker(look: impl FnOnce(&mut Worker<'_, Record>, (Socket, Socket))) {
+pub(super) fn with_worker(look: impl FnOnce(&mut Worker<'_, Record>, (Socket, Socket))) {
     let (core, mailbox) = (Core(0), Mailbox::new().unwrap());
     let (control, _heard) = unbounded_channel();
     let config = Arc::new(Config::default());
@@ -94,7 +94,7 @@ fn with_worker(look: impl FnOnce(&mut Worker<'_, Record>, (Socket, Socket))) {
 
 impl Worker<'_, Record> {
     /// One turn.
-    fn step(&mut self) {
+    pub(super) fn step(&mut self) {
         self.settle();
         self.flush();
         let mut completions = Vec::new();
@@ -108,7 +108,7 @@ impl Worker<'_, Record> {
         self.settle();
     }
 
-    fn steps(&mut self) {
+    pub(super) fn steps(&mut self) {
         for _ in 0..10 {
             self.step();
         }
@@ -123,14 +123,14 @@ impl Worker<'_, Record> {
     }
 
     /// The client takes too little: the server is paused.
-    fn pause(&mut self) {
+    pub(super) fn pause(&mut self) {
         self.table.get(SERVER).unwrap().paused_by = Some(CLIENT);
         self.table.busy(CLIENT).unwrap().holds.push(SERVER);
         self.arm(SERVER);
     }
 
     /// All its words were heard, and then its end, once.
-    fn assert_heard_out(&mut self) {
+    pub(super) fn assert_heard_out(&mut self) {
         assert_eq!(self.world.answers.escape_ascii().to_string(), "rows, FATAL");
         assert_eq!((&self.world.ends[..], &self.world.closed[..]), (&[SERVER][..], &[SERVER][..]));
         assert!(self.table.get(SERVER).is_none());

@@ -1,0 +1,111 @@
+//! Bulk data that is waited for: what is held back, and that nothing is held back for good.
+
+use super::step::{CLIENT, Record, SERVER, with_worker};
+use crate::clock;
+use crate::ring::buffers::{BUFFER_SIZE, LARGE_SIZE};
+use crate::worker::Worker;
+use crate::worker::conn::{Conn, Phase, Table};
+use pgring_logic::time::{Duration, Instant};
+use socket2::{Domain, Socket, Type};
+use std::io::Write;
+use std::net::SocketAddr;
+
+/// Lets a worker be looked at that gathers what its server sends over TCP.
+fn gathering(look: impl FnOnce(&mut Worker<'_, Record>, Socket)) {
+    with_worker(|worker, (mut client, _unix)| {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener.listen(1).unwrap();
+        let ours = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        ours.connect(&listener.local_addr().unwrap()).unwrap();
+        let server = listener.accept().unwrap().0;
+        server.set_tcp_nodelay(true).unwrap();
+        worker.table.get(SERVER).unwrap().fd = Some(ours.into());
+        worker.gather(SERVER);
+        worker.arm(SERVER);
+        // The client takes what it is sent, until the worker is gone.
+        std::thread::spawn(move || std::io::copy(&mut client, &mut std::io::sink()));
+        look(worker, server);
+    });
+}
+
+fn gathers(worker: &mut Worker<'_, Record>) -> bool {
+    worker.table.get(SERVER).unwrap().gathers
+}
+
+#[test]
+fn less_than_a_buffer_full_is_waited_for_and_fetched_when_patience_ends() {
+    gathering(|worker, mut server| {
+        server.write_all(&[1; BUFFER_SIZE]).unwrap();
+        worker.steps();
+        assert_eq!(worker.world.answers.len(), 0, "a piece is not worth while");
+        server.write_all(&vec![2; LARGE_SIZE]).unwrap();
+        worker.step();
+        assert_eq!(worker.world.answers.len(), LARGE_SIZE, "enough, and all at once");
+        worker.steps();
+        assert!(gathers(worker) && worker.world.answers.len() == LARGE_SIZE);
+        let end = worker.gathered().expect("patience with it ends at some time");
+        assert!(end <= clock::now());
+        worker.look_at_the_clock();
+        assert!(!gathers(worker) && worker.gathered().is_none());
+        worker.step();
+        assert_eq!(worker.world.answers.len(), LARGE_SIZE + BUFFER_SIZE);
+        server.write_all(b"!").unwrap();
+        worker.steps();
+        assert_eq!(worker.world.answers.len(), LARGE_SIZE + BUFFER_SIZE + 1);
+    });
+}
+
+#[test]
+fn its_end_is_heard_at_once() {
+    gathering(|worker, mut server| {
+        server.write_all(b"rows, FATAL").unwrap();
+        drop(server);
+        worker.steps();
+        worker.assert_heard_out();
+        assert!(worker.gathered().is_none() && worker.gathering.is_empty());
+    });
+}
+
+#[test]
+fn who_is_asked_or_released_is_waited_for_no_longer() {
+    gathering(|worker, mut server| {
+        worker.queued(SERVER, Some(CLIENT));
+        assert!(!gathers(worker), "an answer is due");
+        server.write_all(b"answer").unwrap();
+        worker.steps();
+        assert_eq!(worker.world.answers.len(), 6);
+    });
+    gathering(|worker, mut server| {
+        worker.unpair(SERVER);
+        assert!(!gathers(worker), "another client's transaction comes next");
+        server.write_all(b"answer").unwrap();
+        worker.steps();
+        assert_eq!(worker.world.answers.len(), 6);
+    });
+}
+
+#[test]
+fn who_is_paused_is_not_looked_at() {
+    gathering(|worker, _server| {
+        worker.pause();
+        worker.steps();
+        assert!(gathers(worker) && worker.gathered().is_none());
+    });
+}
+
+/// Whether it gathers after so many receives of `len` bytes, `apart` from each other.
+fn hurries(len: usize, apart: Duration) -> bool {
+    let mut table = Table::default();
+    let conn: &mut Conn = table.open(SERVER, None, (Phase::Open, Instant::START));
+    let len = u32::try_from(len).unwrap();
+    (0u32..2000).any(|number| conn.rushes(Instant::START + apart * number, len))
+}
+
+#[test]
+fn only_who_sends_much_in_many_pieces_is_waited_for() {
+    assert!(hurries(BUFFER_SIZE, Duration::from_micros(50)));
+    assert!(!hurries(BUFFER_SIZE, Duration::from_micros(100)), "80 MB a second");
+    assert!(!hurries(LARGE_SIZE, Duration::from_micros(50)), "there is enough each time");
+    assert!(!hurries(100, Duration::from_micros(5)), "20 MB a second");
+}
