@@ -29,7 +29,7 @@ use arena::{Arena, IOVECS};
 use buffers::{BUFFER_SIZE, Buffers, LARGE, LARGE_SIZE, Lease, SMALL};
 use chunk::Chunk;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
-use io_uring::{IoUring, cqueue, opcode, squeue};
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
 use outbox::{CHUNKS_PER_SEND, Outbox};
 use socket2::SockAddr;
 use std::io;
@@ -210,15 +210,7 @@ impl Ring {
         completions: &mut Vec<Completion>,
     ) -> io::Result<()> {
         self.buffers.publish();
-        let entered = match wait {
-            None => self.uring.submitter().submit_and_wait(1),
-            Some(wait) => {
-                // With a time of zero it still runs what the kernel has put off for us.
-                let time = Timespec::from(wait);
-                let args = SubmitArgs::new().timespec(&time);
-                self.uring.submitter().submit_with_args(1, &args)
-            }
-        };
+        let entered = self.enter(wait);
         if let Err(why) = entered {
             match why.raw_os_error() {
                 // Nothing happened, a signal came, or completions must be taken over first.
@@ -240,6 +232,23 @@ impl Ring {
         }
         self.settle(first, completions);
         Ok(())
+    }
+
+    /// Submits everything and waits for one completion. With a time of zero it still runs what the
+    /// kernel has put off for us.
+    fn enter(&mut self, wait: Option<Duration>) -> io::Result<usize> {
+        let queued = u32::try_from(self.uring.submission().len()).unwrap_or(u32::MAX);
+        let time = wait.map(Timespec::from);
+        let mut args = SubmitArgs::new();
+        if let Some(time) = &time {
+            args = args.timespec(time);
+        }
+        let mut flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
+        if self.uring.params().is_feature_no_iowait() {
+            flags |= EnterFlags::NO_IOWAIT;
+        }
+        // SAFETY: the arguments are what `EXT_ARG` asks for, and live until the call returns.
+        unsafe { self.uring.submitter().enter(queued, 1, flags.bits(), Some(&args)) }
     }
 
     /// Hasty sends of which the kernel has said nothing have taken everything: they are tried
