@@ -9,6 +9,7 @@ use pgring_logic::id::{ConnId, Core, Side};
 use pgring_logic::lane::Lane;
 use pgring_logic::mail::{Event, Mail, Peer};
 use pgring_logic::time::{Duration, Instant};
+use pgring_logic::topology::horizon::Horizon;
 use pgring_wire::backend::write as say;
 use pgring_wire::client::write as ask;
 use pgring_wire::frame::{self, LENGTH_MAX};
@@ -356,12 +357,12 @@ fn row(out: &mut Vec<u8>) {
 
 fn config() -> Config {
     let address = Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 5432)));
-    let node = Node {
-        name: "pg1".to_owned(),
-        address: "127.0.0.1:5432".to_owned(),
-        resolved: vec![address],
-    };
-    let cluster = Arc::new(Cluster { name: "main".to_owned(), nodes: vec![node] });
+    let node = Node::new("pg1", "127.0.0.1:5432", vec![address]);
+    let cluster = Arc::new(Cluster {
+        name: "main".to_owned(),
+        nodes: vec![node],
+        horizon: Horizon::default(),
+    });
     let database = Database {
         name: "*".to_owned(),
         cluster: Arc::clone(&cluster),

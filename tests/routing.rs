@@ -5,63 +5,12 @@ use pgring_tests::dice::amount;
 use pgring_tests::message::{
     Message, bind, close, describe, execute, extended, parse, query, sync,
 };
-use pgring_tests::pgring::{Pgring, Settings};
 use pgring_tests::postgres::Postgres;
+use pgring_tests::routed::{SOON, scene, scene_with};
 use pgring_tests::sql::{block_on, connect};
 use pgring_tests::wire::Wire;
 use std::thread;
 use std::time::Duration;
-
-const SOON: Duration = Duration::from_secs(20);
-
-/// `here()` says on what kind of node it runs, and passes for a function that only reads.
-const SCENE: &str = "
-    CREATE TABLE notes (id int PRIMARY KEY, text text);
-    INSERT INTO notes SELECT n, 'note ' || n FROM generate_series(1, 100) n;
-    CREATE SEQUENCE counter;
-    CREATE FUNCTION here() RETURNS text STABLE LANGUAGE sql AS
-        $$ SELECT CASE WHEN pg_is_in_recovery() THEN 'standby' ELSE 'primary' END $$;
-    CREATE FUNCTION writes() RETURNS text LANGUAGE sql AS
-        $$ INSERT INTO notes SELECT max(id) + 1, 'more' FROM notes; SELECT here() $$;
-    GRANT ALL ON ALL TABLES IN SCHEMA public TO app;
-    GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO app;
-";
-
-struct Scene {
-    primary: Postgres,
-    standbys: Vec<Postgres>,
-    pgring: Pgring,
-}
-
-fn scene(standbys: usize, change: impl FnOnce(Settings) -> Settings) -> Scene {
-    scene_with(&[], standbys, change)
-}
-
-fn scene_with(
-    standby: &[&str],
-    standbys: usize,
-    change: impl FnOnce(Settings) -> Settings,
-) -> Scene {
-    // What was committed is to be on its way at once.
-    let primary = Postgres::start_with(&["wal_writer_delay = 10ms"]);
-    primary.psql(SCENE);
-    let standbys: Vec<_> = (0..standbys).map(|_| primary.start_standby(standby)).collect();
-    let addresses = [&primary].into_iter().chain(&standbys).map(|node| node.address().to_string());
-    let settings = Settings::new(&primary).nodes(&addresses.collect::<Vec<_>>());
-    let settings = settings.set("monitor.user", "guest").set("monitor.interval", "50ms");
-    let settings = settings.set("routing.reads", "replicas");
-    let pgring = change(settings).start();
-    Scene { primary, standbys, pgring }
-}
-
-impl Scene {
-    /// A client whose reads go to a standby.
-    fn client(&self) -> Wire {
-        let mut client = Wire::login(self.pgring.address(), "app");
-        until("a read on a standby", SOON, || client.value("SELECT here()") == "standby");
-        client
-    }
-}
 
 #[test]
 fn reads_go_to_a_standby_and_all_else_to_the_primary() {

@@ -296,6 +296,7 @@ impl Control {
             | Mail::Derived { .. }
             | Mail::Answer { .. }
             | Mail::Ask(_)
+            | Mail::AskRoutes(_)
             | Mail::Order { .. }
             | Mail::Cancel { .. }
             | Mail::Cancelled { .. }
@@ -427,8 +428,8 @@ impl Control {
     }
 
     /// What all lanes look like; those that do not answer in time are missing.
-    async fn ask(&self) -> Vec<Report> {
-        let (number, reports) = self.question();
+    async fn ask(&self, question: fn(u64) -> Mail) -> Vec<Report> {
+        let (number, reports) = self.question(question);
         match tokio::time::timeout(ANSWER_MAX, reports).await {
             Ok(reports) => reports.unwrap_or_default(),
             Err(_late) => self.state.borrow_mut().reports.close(number),
@@ -436,12 +437,12 @@ impl Control {
     }
 
     /// Asks all lanes what they look like.
-    fn question(&self) -> (u64, oneshot::Receiver<Vec<Report>>) {
+    fn question(&self, question: fn(u64) -> Mail) -> (u64, oneshot::Receiver<Vec<Report>>) {
         let number = self.number();
         let cores = self.cores().collect();
         let reports = self.state.borrow_mut().reports.open(number, cores);
         for core in self.cores() {
-            self.post(core, Mail::Ask(number));
+            self.post(core, question(number));
         }
         (number, reports)
     }
@@ -469,7 +470,7 @@ impl Control {
 
     /// The next minute of averages begins.
     async fn turn(self: Rc<Self>) {
-        let pools = merge_pools(&self.ask().await);
+        let pools = merge_pools(&self.ask(Mail::Ask).await);
         self.state.borrow_mut().window.turn(clock::now(), pools.values());
     }
 

@@ -65,6 +65,9 @@ impl<const N: usize> From<[&str; N]> for Value {
     }
 }
 
+/// In front of the name of a node, in place of a section.
+const NODE: &str = "node ";
+
 impl Settings {
     /// Two workers, no passwords, small pools in front of a node.
     pub fn new(node: &Postgres) -> Self {
@@ -88,6 +91,13 @@ impl Settings {
     pub fn set(mut self, key: &str, value: impl Into<Value>) -> Self {
         let (section, key) = key.split_once('.').unwrap_or(("", key));
         self.values.insert((section.to_owned(), key.to_owned()), value.into().0);
+        self
+    }
+
+    /// Sets a key of one node, by its name: they are pg1, pg2 and so on.
+    #[must_use]
+    pub fn node_set(mut self, node: &str, key: &str, value: impl Into<Value>) -> Self {
+        self.values.insert((format!("{NODE}{node}"), key.to_owned()), value.into().0);
         self
     }
 
@@ -139,7 +149,8 @@ impl Settings {
     fn write(&self, home: &Path) {
         let mut text = String::new();
         let mut current = "";
-        for ((section, key), value) in &self.values {
+        let all = self.values.iter().filter(|((section, _), _)| !section.starts_with(NODE));
+        for ((section, key), value) in all {
             if section != current {
                 current = section;
                 writeln!(text, "\n[{section}]").expect("to write to a string");
@@ -150,6 +161,11 @@ impl Settings {
         for (number, node) in (1..).zip(&self.nodes) {
             write!(text, "[[clusters.nodes]]\nname = \"pg{number}\"\naddress = \"{node}\"\n")
                 .expect("to write to a string");
+            let own = format!("{NODE}pg{number}");
+            for ((_, key), value) in self.values.iter().filter(|((section, _), _)| *section == own)
+            {
+                writeln!(text, "{key} = {value}").expect("to write to a string");
+            }
         }
         write!(text, "\n{}", self.databases).expect("to write to a string");
         fs::write(home.join("pgring.toml"), text).expect("to write the config");

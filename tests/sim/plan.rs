@@ -9,6 +9,7 @@ use pgring_logic::config::{
     Routing, Users,
 };
 use pgring_logic::time::Duration;
+use pgring_logic::topology::horizon::Horizon;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -164,13 +165,14 @@ impl Plan {
     pub(crate) fn config(&self) -> Arc<Config> {
         let nodes = (0..self.nodes).map(|number| {
             let port = u16::try_from(number + 1).unwrap_or(1);
-            Node {
-                name: format!("pg{number}"),
-                address: format!("127.0.0.1:{port}"),
-                resolved: vec![Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))],
-            }
+            let resolved = vec![Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))];
+            Node::new(&format!("pg{number}"), &format!("127.0.0.1:{port}"), resolved)
         });
-        let cluster = Arc::new(Cluster { name: "main".to_owned(), nodes: nodes.collect() });
+        let cluster = Arc::new(Cluster {
+            name: "main".to_owned(),
+            nodes: nodes.collect(),
+            horizon: Horizon::default(),
+        });
         let databases = (0..self.databases).map(|number| {
             Arc::new(Database {
                 name: Self::database(number),

@@ -189,7 +189,9 @@ fn config(mode: Mode, port: u16, nodes: &[&Node]) -> String {
          [pool]\nmode = \"{mode}\"\nsize = 60\n\n"
     );
     if nodes.len() > 1 {
-        text += "[routing]\nreads = \"replicas\"\n[monitor]\nuser = \"postgres\"\n\n";
+        // Sessions of the tests see what others have written at once, as on one node.
+        text += "[routing]\nreads = \"replicas\"\nconsistency = \"strict\"\n";
+        text += "[monitor]\nuser = \"postgres\"\n\n";
     }
     text += "[[clusters]]\nname = \"main\"\n";
     for node in nodes {

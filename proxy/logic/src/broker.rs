@@ -97,6 +97,7 @@ impl Broker {
             | Mail::Derived { .. }
             | Mail::Answer { .. }
             | Mail::Ask(_)
+            | Mail::AskRoutes(_)
             | Mail::Order { .. }
             | Mail::Derive { .. }
             | Mail::Console { .. }

@@ -13,6 +13,7 @@ use pg_query::protobuf::{CopyStmt, ExplainStmt, Node, TransactionStmt, Transacti
 use std::collections::BTreeSet;
 
 pub mod cache;
+pub mod comment;
 pub mod key;
 mod walk;
 

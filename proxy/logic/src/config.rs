@@ -7,6 +7,7 @@
 
 use crate::action::Address;
 use crate::time::Duration;
+use crate::topology::horizon::Horizon;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use std::sync::Arc;
 mod address;
 mod defaults;
 mod error;
+mod horizons;
 mod monitor;
 mod parse;
 mod pool;
@@ -107,6 +109,14 @@ pub struct Routing {
     pub lag_max: Duration,
     /// A replica that is further behind gets no reads, in bytes of the write-ahead log.
     pub lag_bytes_max: usize,
+    /// How long a read waits for a replica that has replayed what it must show; zero: not at all.
+    pub read_wait_max: Duration,
+    /// Who gets a read that no replica is fit for.
+    pub fallback: Fallback,
+    /// How long it takes a replica that has come back to get its whole share of the reads.
+    pub slow_start: Duration,
+    /// The zone that this process is in: while a replica in it is fit for a read, no other gets it.
+    pub zone: String,
     /// Functions that only read, whatever the catalog says: names, with or without a schema.
     pub functions_read: BTreeSet<String>,
     /// Functions that write, whatever the catalog says.
@@ -122,9 +132,21 @@ pub enum Reads {
     Replicas,
 }
 
+/// Who gets a read that no replica is fit for: none answers, or all are too far behind. What a
+/// session has just written it reads from the primary in any case.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Fallback {
+    /// The primary.
+    Primary,
+    /// Nobody: it fails. A primary that cannot bear all reads is thus spared.
+    Error,
+}
+
 /// What a read shows for certain.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Consistency {
+    /// What any session has written through this process, before the read came.
+    Strict,
     /// What its own session has written.
     Session,
     /// What was written a while ago.
@@ -215,6 +237,8 @@ pub struct Cluster {
     pub name: String,
     /// In the order of the file.
     pub nodes: Vec<Node>,
+    /// How far the commits go that were made through this process. Not in the file.
+    pub horizon: Horizon,
 }
 
 /// One `PostgreSQL` instance.
@@ -228,6 +252,10 @@ pub struct Node {
     /// What the address was resolved to (by the control thread for host names; never empty in a
     /// snapshot that reaches a lane unless resolution failed).
     pub resolved: Vec<Address>,
+    /// Its share of the reads beside others; 0: none.
+    pub weight: u32,
+    /// Where it is; empty: nowhere in particular.
+    pub zone: String,
 }
 
 /// What clients may connect to.

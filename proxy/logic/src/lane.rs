@@ -10,6 +10,7 @@
 
 mod aim;
 mod answers;
+mod balance;
 mod cancel;
 mod checkout;
 mod client;
@@ -38,6 +39,7 @@ mod settle;
 mod startup;
 mod statement_mode;
 mod statements;
+mod token;
 mod traffic;
 #[cfg(test)]
 mod trial;
@@ -94,6 +96,8 @@ pub struct Lane {
     /// What texts are that clients of routed databases say.
     verdicts: Cache,
     chance: Chance,
+    /// Clients whose reads wait for a replica that shows what they must.
+    behind: Vec<ConnId>,
     /// When the control thread was last told that replicas are behind what clients have written.
     behind_told: Instant,
     texts: Texts,
@@ -138,6 +142,7 @@ impl Lane {
             topology: Arc::new(Topology::default()),
             verdicts: Cache::new(hash_seed, VERDICT_BYTES_MAX),
             chance: Chance::new(hash_seed),
+            behind: Vec::new(),
             behind_told: Instant::START,
             texts: Texts::new(hash_seed),
             memo: Memo::new(hash_seed),

@@ -4,6 +4,7 @@
 //! everything else is one of these letters in a mailbox.
 
 use crate::catalog::Catalog;
+use crate::classify::cache::Route;
 use crate::config::{Config, Password, PoolMode};
 use crate::id::{ConnId, Core, PoolKey, Secret};
 use crate::metrics::Histogram;
@@ -121,6 +122,8 @@ pub enum Mail {
     },
     /// Send back a [`Mail::Report`] with this number.
     Ask(u64),
+    /// The same, with the statements that came most often and where they went.
+    AskRoutes(u64),
     /// A console order.
     Order {
         /// Send back [`Mail::Done`] with this number once it is carried out.
@@ -316,6 +319,8 @@ pub struct Report {
     pub statement_bytes: u64,
     /// Statement texts kept.
     pub statements: u64,
+    /// Where statements went, if that was asked for.
+    pub routes: Vec<Route>,
 }
 
 /// One pool of one lane.

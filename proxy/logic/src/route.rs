@@ -1,9 +1,9 @@
 //! Which replica a read goes to.
 //!
 //! Of the standbys that show all the client has written, and are not too far behind, two are drawn
-//! by weight, and the one where less is waiting is taken, measured by how long its answers take
-//! ("power of two choices": Mitzenmacher 2001). The worst is thus never taken, and no two lanes run
-//! after the same best one. A node that answers twice as slowly gets half as much.
+//! by weight, and the first is taken unless it is more than twice as busy as the second, by what
+//! waits there and how long answers take ("power of two choices": Mitzenmacher 2001). So equals
+//! share equally, the worst is never taken, and no two lanes run after the same best one.
 
 use crate::dice::Chance;
 use crate::time::{Duration, Instant};
@@ -31,6 +31,21 @@ impl Wish {
     }
 }
 
+/// Parts of a share.
+const WHOLE: u32 = 100;
+/// What a node gets of its share when it has just come back.
+const FIRST: u32 = 10;
+
+/// The share of a node that has stood for `age`, in hundredths of its weight: a tenth at first, so
+/// that its caches can fill, and all after `slow_start`.
+pub fn share(weight: u32, age: Duration, slow_start: Duration) -> u32 {
+    if age >= slow_start {
+        return weight * WHOLE;
+    }
+    let part = age.as_micros() * u128::from(WHOLE - FIRST) / slow_start.as_micros().max(1);
+    weight * (FIRST + u32::try_from(part).unwrap_or(0))
+}
+
 /// What a lane knows of its own traffic with a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Load {
@@ -42,21 +57,36 @@ pub struct Load {
     pub weight: u32,
 }
 
+/// Times below this make no difference.
+const NOTHING: Duration = Duration::from_micros(100);
+/// Parts of a unit of cost.
+const PARTS: u128 = 1 << 16;
+
 impl Load {
-    /// How long one more would take, about, for its weight.
-    fn cost(&self) -> u128 {
-        // What nobody knows is tried, but not by all at once.
-        let latency = self.latency.max(Duration::from_micros(50)).as_nanos();
-        latency * (u128::from(self.waiting) + 1)
+    /// What one more would cost beside one of this weight, with the quicker of both at `best`: how
+    /// much waits for its weight, and as many times that as its answers take longer.
+    fn cost(&self, beside: u32, best: Duration) -> u128 {
+        let least = u128::from(self.weight.min(beside));
+        let waiting = PARTS * u128::from(self.waiting) * least / u128::from(self.weight.max(1));
+        (waiting + PARTS) * self.took().as_micros() / best.as_micros().max(1)
+    }
+
+    fn took(&self) -> Duration {
+        // What nobody knows is tried.
+        self.latency.max(NOTHING)
     }
 }
 
 /// The one to take of these loads; none, if all have no weight.
 pub fn choose(loads: &[Load], chance: &mut Chance) -> Option<usize> {
-    let first = draw(loads, None, chance)?;
-    let Some(second) = draw(loads, Some(first), chance) else { return Some(first) };
-    // Both were drawn by their weights; only how busy they are counts now.
-    Some(if loads[second].cost() < loads[first].cost() { second } else { first })
+    let one = draw(loads, None, chance)?;
+    let Some(other) = draw(loads, Some(one), chance) else { return Some(one) };
+    let (first, second) = (&loads[one], &loads[other]);
+    let best = first.took().min(second.took());
+    // What is measured is the mix of statements too. Were the slightly better one taken, it would
+    // get everything while little is to be done; so the draw decides until one is twice as good.
+    let better = 2 * second.cost(first.weight, best) < first.cost(second.weight, best);
+    Some(if better { other } else { one })
 }
 
 /// One of them, by weight.
@@ -74,8 +104,10 @@ fn draw(loads: &[Load], without: Option<usize>, chance: &mut Chance) -> Option<u
     })
 }
 
-/// How long answers take: each new one counts for an eighth. What was seen long ago counts for
-/// less and less, so that one slow answer does not keep a node idle for ever.
+/// How long answers take: each new one counts for an eighth, and for no more than four times what
+/// was usual, so that one that had to warm up changes little and a node that has become slow is
+/// known as that after a dozen. What was seen long ago counts for less and less, so that a node
+/// that was slow is tried again.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Latency {
     average: Duration,
@@ -85,8 +117,8 @@ pub struct Latency {
 impl Latency {
     /// One more answer took so long.
     pub fn observe(&mut self, now: Instant, took: Duration) {
-        let before = self.get(now);
-        self.average = if before.is_zero() { took } else { before / 8 * 7 + took / 8 };
+        let before = self.get(now).max(NOTHING);
+        self.average = before / 8 * 7 + took.min(before * 4) / 8;
         self.seen = now;
     }
 
@@ -99,10 +131,19 @@ impl Latency {
 
 #[cfg(test)]
 mod tests {
-    use super::{Latency, Load, Wish, choose};
+    use super::{Latency, Load, NOTHING, Wish, choose, share};
     use crate::dice::Chance;
     use crate::time::{Duration, Instant};
     use crate::topology::{Lsn, Role, Standing};
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn who_has_come_back_gets_more_and_more() {
+        let at = |seconds| share(3, Duration::from_secs(seconds), Duration::from_secs(30));
+        assert_eq!([at(0), at(15), at(29), at(30), at(100)], [30, 165, 291, 300, 300]);
+        assert_eq!(share(3, Duration::ZERO, Duration::ZERO), 300, "without a slow start");
+        assert_eq!(share(0, Duration::MAX, Duration::ZERO), 0);
+    }
 
     fn load(waiting: u32, micros: u64, weight: u32) -> Load {
         Load { waiting, latency: Duration::from_micros(micros), weight }
@@ -116,6 +157,60 @@ mod tests {
             shares[choose(loads, &mut chance).expect("there are some")] += 1;
         }
         shares
+    }
+
+    /// The shares, in percent, of nodes that take so many microseconds for each of a number of
+    /// clients that ask one statement after the other.
+    fn closed(nodes: &[(u64, u32)], clients: u32) -> Vec<u64> {
+        let mut chance = Chance::new(11);
+        let mut latencies = vec![Latency::default(); nodes.len()];
+        let mut waiting = vec![0; nodes.len()];
+        let mut counts = vec![0; nodes.len()];
+        // What is running: its end, its node, and its time.
+        let mut running: BTreeSet<(u64, u64, usize, u64)> = BTreeSet::new();
+        let mut now = 0;
+        for number in 0..u64::from(clients) + 100_000 {
+            if running.len() == clients as usize
+                && let Some((end, _, node, took)) = running.pop_first()
+            {
+                now = end;
+                let at = Instant::from_nanos(now * 1_000);
+                latencies[node].observe(at, Duration::from_micros(took));
+                waiting[node] -= 1;
+                counts[node] += 1;
+            }
+            let at = Instant::from_nanos(now * 1_000);
+            let loads: Vec<_> = (0..nodes.len())
+                .map(|node| Load {
+                    waiting: waiting[node],
+                    latency: latencies[node].get(at),
+                    weight: nodes[node].1,
+                })
+                .collect();
+            let node = choose(&loads, &mut chance).expect("there is one");
+            waiting[node] += 1;
+            let usual = u32::try_from(nodes[node].0).expect("it is short");
+            let took = u64::from(usual / 2 + chance.below(usual));
+            running.insert((now + took, number, node, took));
+        }
+        let all: u64 = counts.iter().sum();
+        counts.into_iter().map(|count| 100 * count / all).collect()
+    }
+
+    #[test]
+    fn equals_share_equally_and_the_slow_get_little() {
+        for clients in [1, 4, 64] {
+            let equal = closed(&[(1_000, 1), (1_000, 1)], clients);
+            assert!((47..=53).contains(&equal[0]), "{clients}: {equal:?}");
+            let nearly = closed(&[(1_000, 1), (1_200, 1)], clients);
+            assert!((44..=58).contains(&nearly[0]), "{clients}: {nearly:?}");
+            let slow = closed(&[(1_000, 1), (21_000, 1)], clients);
+            assert!(slow[1] < 5, "{clients}: {slow:?}");
+            let three = closed(&[(1_000, 1), (1_000, 1), (21_000, 1)], clients);
+            assert!(three[2] < 10 && three[0].abs_diff(three[1]) < 5, "{clients}: {three:?}");
+            let weighed = closed(&[(1_000, 3), (1_000, 1)], clients);
+            assert!((70..=80).contains(&weighed[0]), "{clients}: {weighed:?}");
+        }
     }
 
     #[test]
@@ -156,8 +251,10 @@ mod tests {
         let mut latency = Latency::default();
         let (start, ms) = (Instant::START, Duration::from_millis);
         latency.observe(start, ms(800));
-        assert_eq!(latency.get(start), ms(800));
-        assert_eq!(latency.get(start + ms(3_000)), ms(100), "it is tried again");
+        assert!(latency.get(start) < 2 * NOTHING, "one says little: {latency:?}");
+        (0..100).for_each(|_| latency.observe(start, ms(800)));
+        assert!((ms(790)..=ms(800)).contains(&latency.get(start)), "{latency:?}");
+        assert!(latency.get(start + ms(3_000)) <= ms(100), "it is tried again");
         assert_eq!(latency.get(start + Duration::MAX).as_millis(), 0);
         for _ in 0..50 {
             latency.observe(start, ms(100));

@@ -10,6 +10,8 @@ use core::str::FromStr;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+pub mod horizon;
+
 /// A place in the write-ahead log, `pg_lsn`.
 #[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Lsn(pub u64);
@@ -88,6 +90,12 @@ pub struct Standing {
     pub lag: Duration,
     /// Which of its addresses answers, from zero.
     pub address: usize,
+    /// Since when it has answered, and been a standby of this primary.
+    pub since: Instant,
+    /// Its share of the reads, by the configuration.
+    pub weight: u32,
+    /// The zone it is in.
+    pub zone: Arc<str>,
     /// Since when it has been ahead of the primary: a standby that stays so follows another.
     pub ahead: Option<Instant>,
     /// Why it does not answer, or is no standby of this primary, in words.

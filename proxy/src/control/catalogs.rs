@@ -12,7 +12,7 @@ use pgring_logic::catalog::rows::Rows;
 use pgring_logic::catalog::{Catalog, Lists};
 use pgring_logic::config::{Config, Reads};
 use pgring_logic::id::Core;
-use pgring_logic::mail::Mail;
+use pgring_logic::mail::{Mail, Report};
 use pgring_logic::topology::Role;
 use pgring_wire::backend::sqlstate;
 use std::collections::BTreeMap;
@@ -94,6 +94,12 @@ impl Control {
         };
         let catalog = state.catalogs.get(name).and_then(|edition| edition.catalog.as_deref());
         Ok(route::explain(sql, is_routed(&state.config, name), catalog))
+    }
+
+    /// Where the statements went that came most often.
+    pub(super) fn routes(&self, reports: &[Report]) -> Vec<Vec<Cell>> {
+        let state = self.state.borrow();
+        route::top(reports, |name| state.catalogs.get(name)?.catalog.as_deref())
     }
 
     /// Reads everything again that was read before.

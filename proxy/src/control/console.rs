@@ -4,12 +4,12 @@
 //! the questions; a PAUSE that takes long holds up nobody else.
 
 use crate::control::{Control, FAREWELL};
-use pgring_logic::admin::command::{Command, Right, Shutdown, right};
+use pgring_logic::admin::command::{Command, Right, Show, Shutdown, right};
 use pgring_logic::admin::encode::{Answer, Failure, describe, fail, finish};
 use pgring_logic::admin::show::rows;
 use pgring_logic::admin::world::Phase;
 use pgring_logic::id::{ConnId, Core};
-use pgring_logic::mail::{AnswerShape, Mail, Order};
+use pgring_logic::mail::{AnswerShape, Mail, Order, Report};
 use pgring_wire::backend::sqlstate;
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -104,6 +104,10 @@ async fn carry_out(
         tracing::info!(user, ?command, "console");
     }
     match command {
+        Command::Show(Show::Routes) => {
+            let (reports, warnings) = heard(control, Mail::AskRoutes).await;
+            return Ok(Answer { rows: control.routes(&reports), warnings });
+        }
         Command::Show(_) => return Ok(show(control, command).await),
         Command::SelectOne => {
             return Ok(control
@@ -129,13 +133,19 @@ async fn carry_out(
 }
 
 async fn show(control: &Control, command: &Command) -> Answer {
-    let reports = control.ask().await;
+    let (reports, warnings) = heard(control, Mail::Ask).await;
+    control.look(&reports, |world| Answer { rows: rows(command, world), warnings })
+}
+
+/// What all lanes say, and who is missing.
+async fn heard(control: &Control, question: fn(u64) -> Mail) -> (Vec<Report>, Vec<String>) {
+    let reports = control.ask(question).await;
     let silent = control.lanes.count - reports.len();
     let mut warnings = Vec::new();
     if silent > 0 {
         warnings.push(format!("{silent} of {} lanes did not answer", control.lanes.count));
     }
-    control.look(&reports, |world| Answer { rows: rows(command, world), warnings })
+    (reports, warnings)
 }
 
 async fn reload(control: &Control) -> Result<Answer, Failure> {
@@ -200,7 +210,7 @@ fn first_error(errors: Vec<Option<String>>) -> Result<(), Failure> {
 }
 
 async fn kill(control: &Control, number: u64) -> Result<(), Failure> {
-    let reports = control.ask().await;
+    let reports = control.ask(Mail::Ask).await;
     let here = reports.iter().find(|report| report.clients.iter().any(|it| it.number == number));
     let Some(report) = here else {
         let message = format!("there is no client with id {number}");

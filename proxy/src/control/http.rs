@@ -10,6 +10,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use pgring_logic::admin::health::readiness;
+use pgring_logic::mail::Mail;
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -86,7 +87,7 @@ async fn respond(control: &Control, request: &Request<Incoming>) -> Response<Ful
 }
 
 async fn ready(control: &Control) -> Response<Full<Bytes>> {
-    let reports = control.ask().await;
+    let reports = control.ask(Mail::Ask).await;
     let phase = control.state.borrow().phase;
     match readiness(&reports, control.lanes.count, phase) {
         Ok(()) => plain(StatusCode::OK, "ok"),
@@ -95,7 +96,7 @@ async fn ready(control: &Control) -> Response<Full<Bytes>> {
 }
 
 async fn metrics(control: &Control, format: Format) -> Response<Full<Bytes>> {
-    let reports = control.ask().await;
+    let reports = control.ask(Mail::Ask).await;
     match control.look(&reports, Picture::new).encode(format) {
         Ok(bytes) => response(StatusCode::OK, format.content_type(), bytes),
         Err(error) => {

@@ -6,6 +6,7 @@
 
 use pgring_logic::action::Address;
 use pgring_logic::config::{Cluster, Config, Monitor};
+use pgring_logic::topology::horizon::Horizon;
 use pgring_logic::topology::{Lsn, Role};
 use std::fmt::Display;
 use std::rc::Rc;
@@ -19,11 +20,14 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
-/// What a node is, and how far its log goes.
+/// What a node is, how far its log goes, and on a primary how far it goes with what has not been
+/// written yet.
 const QUESTION: &str = "SELECT pg_catalog.pg_is_in_recovery(), \
     CASE WHEN pg_catalog.pg_is_in_recovery() \
          THEN COALESCE(pg_catalog.pg_last_wal_replay_lsn(), '0/0') \
-         ELSE pg_catalog.pg_current_wal_lsn() END";
+         ELSE pg_catalog.pg_current_wal_lsn() END, \
+    CASE WHEN NOT pg_catalog.pg_is_in_recovery() \
+         THEN pg_catalog.pg_current_wal_insert_lsn() END";
 
 /// What was seen of a node.
 #[derive(Debug)]
@@ -66,6 +70,7 @@ impl Watch {
                 node: node.name.as_str().into(),
                 addresses: node.resolved.clone(),
                 settings: Rc::clone(&settings),
+                horizon: cluster.horizon.clone(),
             };
             cluster.nodes.iter().map(own).collect::<Vec<_>>()
         };
@@ -82,6 +87,8 @@ struct Target {
     node: Arc<str>,
     addresses: Vec<Address>,
     settings: Rc<Monitor>,
+    /// Where commits are looked for that were lost.
+    horizon: Horizon,
 }
 
 impl Target {
@@ -115,7 +122,12 @@ impl Target {
     ) -> String {
         loop {
             let asked = Instant::now();
-            match timeout(self.settings.timeout, ask(client)).await {
+            let lost = self.horizon.lost();
+            let answer = timeout(self.settings.timeout, ask(client)).await;
+            if let Ok(Ok((Role::Primary, _, Some(end)))) = answer {
+                self.horizon.find(lost, end.end_of_record());
+            }
+            match answer.map(|answer| answer.map(|(role, lsn, _)| (role, lsn))) {
                 Ok(Ok(answer)) if out.send(self.seen(address, Ok(answer))).is_ok() => {}
                 Ok(Ok(_)) => return "nobody listens".to_owned(),
                 Ok(Err(error)) => return error,
@@ -180,16 +192,16 @@ where
 }
 
 /// Asks a node what it is.
-async fn ask(client: &Client) -> Result<(Role, Lsn), String> {
+async fn ask(client: &Client) -> Result<(Role, Lsn, Option<Lsn>), String> {
     let answers = client.simple_query(QUESTION).await.map_err(told)?;
     let row = answers.iter().find_map(|answer| {
         let SimpleQueryMessage::Row(row) = answer else { return None };
-        Some((row.get(0)?, row.get(1)?))
+        Some((row.get(0)?, row.get(1)?, row.get(2)))
     });
-    let (recovery, lsn) = row.ok_or("an answer without a row")?;
+    let (recovery, lsn, end) = row.ok_or("an answer without a row")?;
     let role = if recovery == "t" { Role::Standby } else { Role::Primary };
-    let lsn = lsn.parse().map_err(|_| format!("{lsn:?} is no place in a log"))?;
-    Ok((role, lsn))
+    let place = |lsn: &str| lsn.parse().map_err(|_| format!("{lsn:?} is no place in a log"));
+    Ok((role, place(lsn)?, end.map(place).transpose()?))
 }
 
 fn say(error: impl Display) -> String {

@@ -21,6 +21,9 @@ const NAMES_MAX: Duration = Duration::from_secs(5);
 /// A config for lanes. `old` is the snapshot in force, if there is one.
 pub(super) async fn prepare(config: Config, old: Option<&Config>) -> Config {
     let mut config = verifiers(config, old).await;
+    if let Some(old) = old {
+        config.keep_horizons(old);
+    }
     config.auth.mock_secret = match old {
         Some(old) => old.auth.mock_secret,
         None => clock::dice().unwrap_or_default(),
@@ -144,7 +147,7 @@ fn replace(mut config: Config, found: &BTreeMap<String, Vec<Address>>) -> Config
         };
         let nodes: Vec<_> = cluster.nodes.iter().map(node).collect();
         if nodes != cluster.nodes {
-            *cluster = Arc::new(Cluster { name: cluster.name.clone(), nodes });
+            *cluster = Arc::new(Cluster { nodes, ..Cluster::clone(cluster) });
         }
         renewed.insert(cluster.name.clone(), Arc::clone(cluster));
     }

@@ -29,10 +29,11 @@ impl Control {
         let mut state = self.state.borrow_mut();
         let State { config, topology, tracks, .. } = &mut *state;
         let cluster = config.clusters.iter().find(|cluster| *cluster.name == *seen.cluster);
-        if cluster.is_none_or(|it| it.nodes.iter().all(|node| *node.name != *seen.node)) {
+        let nodes = cluster.map_or(&[][..], |cluster| &cluster.nodes);
+        let Some(node) = nodes.iter().find(|node| *node.name == *seen.node) else {
             // It was asked before a reload that took it away.
             return;
-        }
+        };
         let patience = 2 * config.monitor.interval;
         let track = tracks.entry(Arc::clone(&seen.cluster)).or_default();
         let standings = topology.clusters.entry(seen.cluster).or_default();
@@ -49,8 +50,22 @@ impl Control {
                 let ahead = leads.then(|| standing.ahead.unwrap_or(now));
                 let other = ahead.is_some_and(|since| now.since(since) > patience);
                 let error = other.then(|| "it is ahead of the primary, and follows another".into());
-                let address = seen.address;
-                *standing = Standing { role, lsn, lag_bytes, lag, address, ahead, error };
+                let stood = standing.role == Role::Standby && standing.error.is_none();
+                let since = if stood { standing.since } else { now };
+                let (address, weight) = (seen.address, node.weight);
+                let zone = Arc::from(&*node.zone);
+                *standing = Standing {
+                    role,
+                    lsn,
+                    lag_bytes,
+                    lag,
+                    address,
+                    since,
+                    weight,
+                    zone,
+                    ahead,
+                    error,
+                };
             }
             Err(error) => {
                 if standing.error.as_ref() != Some(&error) {

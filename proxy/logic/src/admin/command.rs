@@ -60,6 +60,7 @@ pub enum Show {
     Nodes,
     Pins,
     Pools,
+    Routes,
     Servers,
     State,
     Stats,
@@ -71,7 +72,7 @@ pub enum Show {
 }
 
 /// What one may see, by name, with a line of help.
-const SHOWS: [(&str, Show, &str); 17] = [
+const SHOWS: [(&str, Show, &str); 18] = [
     ("CLIENTS", Show::Clients, "clients, one row each"),
     ("CONFIG", Show::Config, "settings and their defaults"),
     ("DATABASES", Show::Databases, "databases and their limits"),
@@ -81,6 +82,7 @@ const SHOWS: [(&str, Show, &str); 17] = [
     ("NODES", Show::Nodes, "PostgreSQL nodes and their servers"),
     ("PINS", Show::Pins, "clients that keep their server, and why"),
     ("POOLS", Show::Pools, "pools: clients, servers, waiting"),
+    ("ROUTES", Show::Routes, "statements by how often they come, where they went, and why"),
     ("SERVERS", Show::Servers, "server connections, one row each"),
     ("STATE", Show::State, "active or paused"),
     ("STATS", Show::Stats, "totals and averages by database"),

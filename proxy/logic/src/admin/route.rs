@@ -1,9 +1,14 @@
-//! EXPLAIN ROUTE: where a statement goes, and what decides that.
+//! EXPLAIN ROUTE and SHOW ROUTES: where statements go, and what decides that.
 
-use crate::admin::show::{Cell, Column, text, word};
+use crate::admin::show::{Cell, Column, int, long, number, text, word};
 use crate::catalog::Catalog;
+use crate::classify::cache::Route;
+use crate::classify::comment::{Hint, hint};
 use crate::classify::{Class, Name, Names, classify};
-use std::collections::BTreeSet;
+use crate::mail::Report;
+use core::cmp::Reverse;
+use core::fmt;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) const COLUMNS: [Column; 2] = [text("target"), text("reason")];
 
@@ -18,21 +23,109 @@ fn decide(sql: &str, routed: bool, catalog: Option<&Catalog>) -> (bool, String) 
     if !routed {
         return (false, "routing.reads of the database is \"primary\"".to_owned());
     }
-    match classify(sql.as_bytes()) {
-        Class::Primary(reason) => (false, reason.to_string()),
+    let asked = hint(sql.as_bytes());
+    if asked == Some(Hint::Primary) {
+        return (false, "a comment asks for the primary".to_owned());
+    }
+    let (replica, reason) = judge(&classify(sql.as_bytes()), catalog);
+    if let (Reason::Names(_) | Reason::Unread, Some(Hint::Replica)) = (&reason, asked) {
+        return (true, "a comment asks for a replica".to_owned());
+    }
+    (replica, reason.to_string())
+}
+
+/// What decides on a text.
+enum Reason {
+    /// What it does, by its grammar.
+    Text(String),
+    /// What it names.
+    Names(String),
+    /// Nobody knows yet what it names.
+    Unread,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(reason) | Self::Names(reason) => f.write_str(reason),
+            Self::Unread => f.write_str("the catalog of the database is not known yet"),
+        }
+    }
+}
+
+fn judge(class: &Class, catalog: Option<&Catalog>) -> (bool, Reason) {
+    let says = |reason: &str| Reason::Text(reason.to_owned());
+    match class {
+        Class::Primary(reason) => (false, Reason::Text(reason.to_string())),
         Class::Begin { serializable: true, .. } => {
-            (false, "a transaction that begins SERIALIZABLE".to_owned())
+            (false, says("a transaction that begins SERIALIZABLE"))
         }
         Class::Begin { read_only: false, .. } => {
-            (false, "a transaction that does not begin READ ONLY".to_owned())
+            (false, says("a transaction that does not begin READ ONLY"))
         }
-        Class::Begin { .. } => (true, "a transaction that begins READ ONLY".to_owned()),
-        Class::Read(names) => match catalog.map(|catalog| catalog.judge(&names)) {
-            None => (false, "the catalog of the database is not known yet".to_owned()),
-            Some(Some(cause)) => (false, cause.to_string()),
-            Some(None) => (true, only_reads(&names)),
+        Class::Begin { .. } => (true, says("a transaction that begins READ ONLY")),
+        Class::Read(names) => match catalog.map(|catalog| catalog.judge(names)) {
+            None => (false, Reason::Unread),
+            Some(Some(cause)) => (false, Reason::Names(cause.to_string())),
+            Some(None) => (true, Reason::Text(only_reads(names))),
         },
     }
+}
+
+pub(crate) const ROUTES: [Column; 8] = [
+    text("database"),
+    text("statement"),
+    long("count"),
+    long("moved"),
+    int("moved_percent"),
+    long("time_us"),
+    text("target"),
+    text("reason"),
+];
+
+/// How many statements SHOW ROUTES has.
+const ROUTES_MAX: usize = 100;
+
+/// Where the statements went that came most often, on all lanes.
+pub fn top<'c>(
+    reports: &[Report],
+    catalog: impl Fn(&str) -> Option<&'c Catalog>,
+) -> Vec<Vec<Cell>> {
+    let mut sums: BTreeMap<(&str, &str), Route> = BTreeMap::new();
+    for route in reports.iter().flat_map(|report| &report.routes) {
+        match sums.get_mut(&(&*route.database, &*route.statement)) {
+            Some(sum) => {
+                sum.seen += route.seen;
+                sum.moved += route.moved;
+                sum.time += route.time;
+                sum.refused |= route.refused;
+            }
+            None => drop(sums.insert((&route.database, &route.statement), route.clone())),
+        }
+    }
+    let mut routes: Vec<_> = sums.into_values().collect();
+    routes.sort_by_key(|route| Reverse(route.seen));
+    routes.truncate(ROUTES_MAX);
+    routes.iter().map(|route| row(route, catalog(&route.database))).collect()
+}
+
+fn row(route: &Route, catalog: Option<&Catalog>) -> Vec<Cell> {
+    let (replica, reason) = judge(&route.class, catalog);
+    let (replica, reason) = if route.refused {
+        (false, "a standby has refused it".to_owned())
+    } else {
+        (replica, reason.to_string())
+    };
+    vec![
+        word(&*route.database),
+        word(&*route.statement),
+        number(route.seen),
+        number(route.moved),
+        number(route.moved * 100 / route.seen.max(1)),
+        number(u64::try_from(route.time.as_micros()).unwrap_or(u64::MAX)),
+        word(if replica { "replica" } else { "primary" }),
+        word(reason),
+    ]
 }
 
 fn only_reads(names: &Names) -> String {
@@ -51,8 +144,22 @@ fn only_reads(names: &Names) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::decide;
+    use super::{decide, top};
+    use crate::admin::show::Cell;
+    use crate::admin::world::tests::reports;
     use crate::catalog::Catalog;
+
+    #[test]
+    fn lanes_are_added_up_and_what_was_refused_says_so() {
+        let mut reports = reports();
+        let rows = top(&reports, |_| None);
+        let said = |row: &[Cell]| row.iter().flatten().cloned().collect::<Vec<_>>().join("|");
+        let sums = "shop|select a from t|10|7|70|10000|primary|the catalog of the database";
+        assert!(said(&rows[0]).starts_with(sums), "{rows:?}");
+        reports[1].routes[0].refused = true;
+        let rows = top(&reports, |_| None);
+        assert!(said(&rows[0]).ends_with("primary|a standby has refused it"), "{rows:?}");
+    }
 
     #[test]
     fn every_answer_has_its_reason() {
@@ -75,5 +182,8 @@ mod tests {
         assert!(!decide("SELECT 1", false, Some(&catalog)).0);
         assert!(decide("SELECT 1", true, None).1.contains("not known yet"));
         assert!(says("BEGIN READ ONLY").0);
+        assert!(!says("/* pgring: primary */ SELECT 1").0);
+        assert!(says("/* pgring: replica */ SELECT f()").0);
+        assert!(!says("/* pgring: replica */ INSERT INTO t SELECT 1").0);
     }
 }

@@ -3,7 +3,7 @@
 use crate::action::Address;
 use crate::admin::show::{Cell, Column, int, mode, number, text, word};
 use crate::admin::world::World;
-use crate::config::{AuthMethod, Config, Consistency, Database, Node, Reads};
+use crate::config::{AuthMethod, Config, Consistency, Database, Fallback, Node, Reads};
 use crate::time::Duration;
 use std::collections::BTreeSet;
 
@@ -46,7 +46,7 @@ pub(crate) const USERS: [Column; 8] = [
 type Read = fn(&Config) -> String;
 
 /// The settings of the process, and whether a reload changes them.
-const PROCESS: [(&str, bool, Read); 25] = [
+const PROCESS: [(&str, bool, Read); 29] = [
     ("workers", false, |config| config.workers.to_string()),
     ("listen", false, |config| config.listen.join(", ")),
     ("unix_socket_dir", false, |config| path(config.unix_socket_dir.as_ref())),
@@ -63,6 +63,10 @@ const PROCESS: [(&str, bool, Read); 25] = [
     ("routing.consistency", true, |config| consistency(config.routing.consistency).to_owned()),
     ("routing.lag_max", true, |config| span(config.routing.lag_max)),
     ("routing.lag_bytes_max", true, |config| config.routing.lag_bytes_max.to_string()),
+    ("routing.read_wait_max", true, |config| span(config.routing.read_wait_max)),
+    ("routing.fallback", true, |config| fallback(config.routing.fallback).to_owned()),
+    ("routing.slow_start", true, |config| span(config.routing.slow_start)),
+    ("routing.zone", true, |config| config.routing.zone.clone()),
     ("routing.functions_read", true, |config| list(&config.routing.functions_read)),
     ("routing.functions_write", true, |config| list(&config.routing.functions_write)),
     ("monitor.user", true, |config| config.monitor.user.clone().unwrap_or_default()),
@@ -117,8 +121,16 @@ fn reads(reads: Reads) -> &'static str {
 
 fn consistency(consistency: Consistency) -> &'static str {
     match consistency {
+        Consistency::Strict => "strict",
         Consistency::Session => "session",
         Consistency::Eventual => "eventual",
+    }
+}
+
+fn fallback(fallback: Fallback) -> &'static str {
+    match fallback {
+        Fallback::Primary => "primary",
+        Fallback::Error => "error",
     }
 }
 

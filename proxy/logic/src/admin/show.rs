@@ -167,6 +167,7 @@ pub fn columns(command: &Command) -> Vec<Column> {
         Show::Nodes => NODES.to_vec(),
         Show::Pins => PINS.to_vec(),
         Show::Pools => POOLS.to_vec(),
+        Show::Routes => route::ROUTES.to_vec(),
         Show::Servers => SOCKETS.iter().chain(&SERVERS).copied().collect(),
         Show::State => STATE.to_vec(),
         Show::Stats => stats::STATS.to_vec(),
@@ -192,6 +193,8 @@ pub fn rows(command: &Command, world: &World<'_>) -> Vec<Vec<Cell>> {
         Show::Nodes => nodes(world),
         Show::Pins => pins(world),
         Show::Pools => world.pools().values().map(pool).collect(),
+        // Whoever has catalogs says more.
+        Show::Routes => route::top(world.reports, |_| None),
         Show::Servers => servers(world),
         Show::State => state(world.phase),
         Show::Stats => stats::rows(world, true, true),

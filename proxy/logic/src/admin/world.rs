@@ -127,6 +127,8 @@ fn add_stats(sum: &mut Stats, lane: &Stats) {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::{Phase, Window, World, merge_pools};
+    use crate::classify::cache::Route;
+    use crate::classify::classify;
     use crate::config::{
         Cluster, Config, Database, Node, Password, PoolMode, PoolSettings, Routing, User,
     };
@@ -134,14 +136,18 @@ pub(crate) mod tests {
     use crate::mail::{ClientReport, Peer, PoolReport, Report, ServerReport, Stats};
     use crate::time::{Duration, Instant};
     use crate::topology::Topology;
+    use crate::topology::horizon::Horizon;
     use std::net::{IpAddr, Ipv4Addr};
     use std::sync::Arc;
 
     /// A cluster of one node, `shop` with settings of its own, and `*`.
     pub(crate) fn sample() -> Config {
-        let node =
-            Node { name: "pg1".to_owned(), address: "pg1:5433".to_owned(), resolved: Vec::new() };
-        let cluster = Arc::new(Cluster { name: "main".to_owned(), nodes: vec![node] });
+        let node = Node::new("pg1", "pg1:5433", Vec::new());
+        let cluster = Arc::new(Cluster {
+            name: "main".to_owned(),
+            nodes: vec![node],
+            horizon: Horizon::default(),
+        });
         let database = |name: &str, dbname: Option<&str>| {
             Arc::new(Database {
                 name: name.to_owned(),
@@ -224,16 +230,24 @@ pub(crate) mod tests {
     }
 
     /// Two lanes that share the pool of `shop`; the second has one of `logs`, too.
+    pub(crate) fn route(seen: u64, moved: u64) -> Route {
+        let (statement, database) = ("select a from t".to_owned(), "shop".into());
+        let (class, time) = (Arc::new(classify(b"SELECT a FROM t")), Duration::from_millis(seen));
+        Route { statement, database, class, refused: false, seen, moved, time }
+    }
+
     pub(crate) fn reports() -> Vec<Report> {
         let one = Report {
             pools: vec![pool("shop", 2)],
             clients: vec![client(1, ""), client(2, "listen")],
             servers: vec![server(9, Some(2))],
+            routes: vec![route(6, 3)],
             ..Report::default()
         };
         let two = Report {
             core: Core(1),
             pools: vec![pool("shop", 1), pool("logs", 4)],
+            routes: vec![route(4, 4)],
             ..Report::default()
         };
         vec![one, two]

@@ -6,6 +6,7 @@
 
 use super::{Class, Reason, classify, key};
 use crate::hash::Keys;
+use crate::time::Duration;
 use hashbrown::HashTable;
 use std::sync::Arc;
 
@@ -14,6 +15,8 @@ use std::sync::Arc;
 pub enum Verdict {
     /// Any node may run it.
     Read,
+    /// It reads, but what it names may write, or is not known.
+    Unproven,
     /// It opens a transaction; see [`Class::Begin`].
     Begin {
         /// READ ONLY.
@@ -31,7 +34,43 @@ pub enum Verdict {
 }
 
 /// What an entry costs beside its key and its names, about.
-const ENTRY_BYTES: usize = 128;
+const ENTRY_BYTES: usize = 192;
+
+/// A text that is kept, for as long as it is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Mark {
+    index: u32,
+    stamp: u32,
+}
+
+/// Where the statements went that are one but for their values.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Their text, values left out.
+    pub statement: String,
+    /// The database of the last one.
+    pub database: Arc<str>,
+    /// What the text does.
+    pub class: Arc<Class>,
+    /// A standby has refused it.
+    pub refused: bool,
+    /// How many there were.
+    pub seen: u64,
+    /// How many of them went to a replica.
+    pub moved: u64,
+    /// What they took, all together.
+    pub time: Duration,
+}
+
+/// What became of the statements of one key.
+#[derive(Clone, Debug, Default)]
+struct Tally {
+    /// The database that the last one was in.
+    database: Option<Arc<str>>,
+    seen: u64,
+    moved: u64,
+    time: Duration,
+}
 
 /// Classes of texts.
 #[derive(Debug)]
@@ -44,6 +83,9 @@ pub struct Cache {
     entries: Vec<Option<Entry>>,
     free: Vec<usize>,
     hand: usize,
+    stamp: u32,
+    /// The text that was asked for last.
+    last: Option<Mark>,
 }
 
 #[derive(Debug)]
@@ -54,6 +96,9 @@ struct Entry {
     verdict: Option<(u64, Verdict)>,
     /// A standby has refused it as a write.
     writes: bool,
+    /// Tells it from what was in its place before.
+    stamp: u32,
+    tally: Tally,
     bytes: usize,
     used: bool,
 }
@@ -70,6 +115,8 @@ impl Cache {
             entries: Vec::new(),
             free: Vec::new(),
             hand: 0,
+            stamp: 0,
+            last: None,
         }
     }
 
@@ -100,6 +147,9 @@ impl Cache {
         let found = self.find(text, &mut scratch);
         self.scratch = scratch;
         let entry = found.as_ref().ok().and_then(|index| self.entries[*index].as_ref());
+        self.last = found.as_ref().ok().zip(entry).and_then(|(&index, entry)| {
+            Some(Mark { index: u32::try_from(index).ok()?, stamp: entry.stamp })
+        });
         if entry.is_some_and(|entry| entry.writes) {
             return Verdict::Primary { writes: true, defines: false };
         }
@@ -116,7 +166,7 @@ impl Cache {
         };
         let verdict = match &*class {
             Class::Read(names) if judge(names) => Verdict::Read,
-            Class::Read(_) => Verdict::Primary { writes: true, defines: false },
+            Class::Read(_) => Verdict::Unproven,
             Class::Begin { read_only, serializable } => {
                 Verdict::Begin { read_only: *read_only, serializable: *serializable }
             }
@@ -144,6 +194,54 @@ impl Cache {
         {
             entry.writes = true;
         }
+    }
+
+    /// The text that a verdict was last asked for, if it is kept; once.
+    pub fn take_last(&mut self) -> Option<Mark> {
+        self.last.take()
+    }
+
+    /// A statement went to a replica (`moved`) or stayed on the primary.
+    pub fn count(&mut self, mark: Mark, database: &Arc<str>, moved: bool) {
+        let Some(tally) = self.tally(mark) else { return };
+        tally.seen += 1;
+        tally.moved += u64::from(moved);
+        if tally.database.as_ref().is_none_or(|known| !Arc::ptr_eq(known, database)) {
+            tally.database = Some(Arc::clone(database));
+        }
+    }
+
+    /// A statement took so long.
+    pub fn took(&mut self, mark: Mark, time: Duration) {
+        if let Some(tally) = self.tally(mark) {
+            tally.time += time;
+        }
+    }
+
+    fn tally(&mut self, mark: Mark) -> Option<&mut Tally> {
+        let entry = self.entries.get_mut(mark.index as usize)?.as_mut()?;
+        (entry.stamp == mark.stamp).then_some(&mut entry.tally)
+    }
+
+    /// The texts that came most often, at most so many.
+    pub fn routes(&self, count_max: usize) -> Vec<Route> {
+        let counted = |entry: &&Entry| entry.tally.seen > 0;
+        let mut entries: Vec<_> = self.entries.iter().flatten().filter(counted).collect();
+        if entries.len() > count_max {
+            let order = |entry: &&Entry| core::cmp::Reverse(entry.tally.seen);
+            entries.select_nth_unstable_by_key(count_max, order);
+            entries.truncate(count_max);
+        }
+        let report = |entry: &Entry| Route {
+            statement: String::from_utf8_lossy(&entry.key).into_owned(),
+            database: entry.tally.database.clone().unwrap_or_default(),
+            class: Arc::clone(&entry.class),
+            refused: entry.writes,
+            seen: entry.tally.seen,
+            moved: entry.tally.moved,
+            time: entry.tally.time,
+        };
+        entries.into_iter().map(report).collect()
     }
 
     fn look_up(&mut self, text: &[u8], scratch: &mut Vec<u8>) -> Arc<Class> {
@@ -194,7 +292,9 @@ impl Cache {
         self.bytes += bytes;
         let (class, verdict) = (Arc::clone(class), None);
         let (key, used, writes) = (key.into(), false, false);
-        let entry = Entry { key, class, verdict, writes, bytes, used };
+        self.stamp = self.stamp.wrapping_add(1);
+        let (stamp, tally) = (self.stamp, Tally::default());
+        let entry = Entry { key, class, verdict, writes, stamp, tally, bytes, used };
         let index = if let Some(index) = self.free.pop() {
             self.entries[index] = Some(entry);
             index
@@ -233,6 +333,7 @@ impl Cache {
 mod tests {
     use super::{Cache, ENTRY_BYTES, Verdict};
     use crate::classify::classify;
+    use crate::time::Duration;
     use std::sync::Arc;
 
     #[test]
@@ -261,11 +362,42 @@ mod tests {
         let primary = Verdict::Primary { writes: true, defines: false };
         assert_eq!(verdict(&mut cache, 1, true), Verdict::Read);
         assert_eq!(verdict(&mut cache, 1, false), Verdict::Read, "it is not asked again");
-        assert_eq!(verdict(&mut cache, 2, false), primary);
+        assert_eq!(verdict(&mut cache, 2, false), Verdict::Unproven);
         assert_eq!(verdict(&mut cache, 3, true), Verdict::Read);
         cache.learn(b"select f(22)");
         assert_eq!(verdict(&mut cache, 4, true), primary);
         assert_eq!(asked, 3);
+    }
+
+    #[test]
+    fn what_became_of_a_text_is_counted_while_it_is_kept() {
+        let mut cache = Cache::new(3, 2 * (ENTRY_BYTES + 64));
+        let database: Arc<str> = "app".into();
+        let mark = |cache: &mut Cache, text: &str| {
+            cache.verdict(text.as_bytes(), 1, |_| true);
+            cache.take_last().expect("it is kept")
+        };
+        let one = mark(&mut cache, "SELECT a FROM t WHERE b = 1");
+        assert_eq!(cache.take_last(), None, "once");
+        let two = mark(&mut cache, "SELECT a FROM t WHERE b = 2");
+        assert_eq!(one, two);
+        cache.count(one, &database, true);
+        cache.count(two, &database, false);
+        cache.took(one, Duration::from_millis(3));
+        cache.took(one, Duration::from_millis(4));
+        let routes = cache.routes(10);
+        let route = &routes[0];
+        assert_eq!((routes.len(), &*route.statement), (1, "select a from t where b = 0"));
+        let counts = (route.seen, route.moved, route.time.as_millis(), &*route.database);
+        assert_eq!(counts, (2, 1, 7, "app"));
+        for number in 0..10 {
+            let other = mark(&mut cache, &format!("SELECT a FROM t{number}"));
+            cache.count(other, &database, true);
+        }
+        // Another stands in its place now.
+        cache.count(one, &database, true);
+        assert!(cache.routes(10).iter().all(|route| route.seen == 1), "{:?}", cache.routes(10));
+        assert_eq!(cache.routes(1).len(), 1);
     }
 
     #[test]

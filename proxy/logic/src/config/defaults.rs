@@ -2,9 +2,10 @@
 //!
 //! `config/pgring.toml` gives the reasons; a test holds that file equal to these values.
 
+use crate::action::Address;
 use crate::config::{
-    Auth, AuthMethod, Config, Consistency, Limits, Monitor, PoolMode, PoolSettings, Reads, Routing,
-    Users,
+    Auth, AuthMethod, Config, Consistency, Fallback, Limits, Monitor, Node, PoolMode, PoolSettings,
+    Reads, Routing, Users,
 };
 use crate::time::Duration;
 use std::collections::BTreeSet;
@@ -58,9 +59,21 @@ impl Default for Routing {
             consistency: Consistency::Session,
             lag_max: Duration::from_secs(10),
             lag_bytes_max: 16 * KIB * KIB,
+            read_wait_max: Duration::ZERO,
+            fallback: Fallback::Primary,
+            slow_start: Duration::from_secs(30),
+            zone: String::new(),
             functions_read: BTreeSet::new(),
             functions_write: BTreeSet::new(),
         }
+    }
+}
+
+impl Node {
+    /// One at this address, with a share like all others.
+    pub fn new(name: &str, address: &str, resolved: Vec<Address>) -> Self {
+        let (name, address) = (name.to_owned(), address.to_owned());
+        Self { name, address, resolved, weight: 1, zone: String::new() }
     }
 }
 

@@ -7,6 +7,7 @@ use crate::config::{
     PoolSettings, Reads, Routing, Users, address, monitor, pool, routing, users,
 };
 use crate::time::Duration;
+use crate::topology::horizon::Horizon;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use toml::de::DeTable;
@@ -186,15 +187,20 @@ fn clusters(tables: Vec<Table<'_>>, errors: &mut Errors) -> Vec<Arc<Cluster>> {
             nodes.push(node);
         }
         table.finish(errors);
-        clusters.push(Arc::new(Cluster { name, nodes }));
+        clusters.push(Arc::new(Cluster { name, nodes, horizon: Horizon::default() }));
     }
     clusters
 }
 
+/// As `HAProxy` has it.
+const WEIGHT_MAX: i64 = 256;
+
 fn node(mut table: Table<'_>, errors: &mut Errors) -> Node {
     let name = required("name", &mut table, errors);
     let At { line, value } = required("address", &mut table, errors);
-    let mut node = Node { name: name.value, address: value, resolved: Vec::new() };
+    let mut node = Node::new(&name.value, &value, Vec::new());
+    table.number("weight", 0..=WEIGHT_MAX, &mut node.weight, errors);
+    node.zone = table.text("zone", errors).map(|zone| zone.value).unwrap_or_default();
     if !node.address.is_empty() {
         match address::node(&node.address) {
             Ok(resolved) => node.resolved = resolved,
@@ -278,7 +284,9 @@ fn database(
     }
     let cluster = cluster(&mut table, clusters, errors);
     // A database without a cluster is an error already told; it goes on for the errors after it.
-    let nowhere = || Arc::new(Cluster { name: String::new(), nodes: Vec::new() });
+    let nowhere = || {
+        Arc::new(Cluster { name: String::new(), nodes: Vec::new(), horizon: Horizon::default() })
+    };
     let mut database = Database { name, ..any_database(&cluster.unwrap_or_else(nowhere)) };
     database.dbname = table.name_of("dbname", errors).map(|at| at.value);
     database.user = table.name_of("user", errors).map(|at| at.value);
@@ -389,7 +397,7 @@ mod tests {
         assert!(config.http.is_some() && config.unix_socket_dir.is_some());
         assert!(config.databases[0].password.is_some() && config.monitor.password.is_some());
         let keys = text.lines().filter_map(|line| line.split_once(" = ")).count();
-        assert_eq!(keys, 9 + 3 + 3 + 22 + 6 + 6 + 1 + 2 + 2 - 3 + 3, "a key came or went");
+        assert_eq!(keys, 9 + 3 + 3 + 22 + 10 + 6 + 1 + 4 + 2 - 3 + 3, "a key came or went");
     }
 
     #[test]

@@ -9,25 +9,22 @@ use crate::action::Action;
 use crate::catalog::Catalog;
 use crate::classify::Reason;
 use crate::classify::cache::Verdict;
-use crate::config::{Consistency, PoolMode, Reads};
+use crate::classify::comment::{Hint, hint, role};
+use crate::config::{PoolMode, Reads};
 use crate::hints::Hints;
 use crate::id::ConnId;
+use crate::lane::balance::Place;
 use crate::lane::client::Failing;
-use crate::lane::pool::Pool;
 use crate::lane::{Lane, Out};
 use crate::mail::Mail;
-use crate::route::{Load, Wish, choose};
-use crate::time::{Duration, Instant};
-use crate::topology::{Lsn, Role, Topology};
+use crate::time::Instant;
+use crate::topology::{Role, Topology};
 use pgring_wire::client::{Parse, Target, bind_names, query};
 use pgring_wire::frame::{Header, LENGTH_MAX, header};
 use std::sync::Arc;
 
-/// How many replicas one read chooses among.
-const REPLICAS_MAX: usize = 16;
-
-/// How often a lane says that reads wait for replicas.
-const BEHIND: Duration = Duration::from_millis(100);
+/// Where a session's statements go by its own wish: `auto`, `primary` or `replica`.
+const ROUTE: &str = "pgring.route";
 
 /// What a segment asks for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -80,7 +77,7 @@ impl Lane {
         let aims = matches!(bytes.first(), Some(b'Q' | b'P' | b'B' | b'D' | b'C' | b'E' | b'F'));
         let Some(server) = client.server else {
             if aims && client.wait.is_none() && !client.aimed && self.is_routed(home) {
-                self.aim_segment(now, id, home, bytes, actions);
+                return self.aim_segment(now, id, home, bytes, actions);
             }
             return false;
         };
@@ -88,7 +85,15 @@ impl Lane {
         if far.pool == home {
             if aims && self.is_routed(home) {
                 let aim = self.aim_of_message(id, home, bytes);
+                if aim == Aim::Replica && self.awaits_place(id, home, server) {
+                    return true;
+                }
                 self.note_primary(id, aim);
+                self.expect_commit(id, home, bytes);
+                // A Parse is not run before it is bound.
+                if matches!(bytes.first(), Some(b'Q' | b'B')) {
+                    self.count_route(id, home, false);
+                }
             }
             return false;
         }
@@ -106,7 +111,7 @@ impl Lane {
         busy
     }
 
-    /// Chooses the pool of a client that has no server.
+    /// Chooses the pool of a client that has no server. Tells whether that must wait.
     fn aim_segment(
         &mut self,
         now: Instant,
@@ -114,23 +119,43 @@ impl Lane {
         home: usize,
         bytes: &[u8],
         actions: &mut Out,
-    ) {
+    ) -> bool {
         let aim = if bytes[0] == b'Q' {
             self.aim_of_message(id, home, bytes)
         } else {
             self.aim_of_segment(id, home, bytes)
         };
         self.note_primary(id, aim);
-        let pool = match aim {
-            Aim::Replica if !self.is_bound(id) => self.replica_for(now, id, home, actions),
-            Aim::Replica | Aim::Primary { .. } | Aim::Quiet => None,
+        self.expect_commit(id, home, bytes);
+        let place = match aim {
+            Aim::Replica if !self.is_bound(id) => self.place_of_read(now, id, home, actions),
+            Aim::Replica | Aim::Primary { .. } | Aim::Quiet => Place::Primary,
         };
-        if pool.is_some() {
-            self.begin_reading(id);
-        }
+        let pool = match place {
+            Place::Replica(pool) => {
+                self.begin_reading(id);
+                pool
+            }
+            Place::Primary => home,
+            Place::Wait => return true,
+            Place::Refused => return false,
+        };
         if let Some(client) = self.clients.get_mut(id) {
-            client.pool = pool.or(Some(home));
+            client.pool = Some(pool);
             client.aimed = true;
+        }
+        self.count_route(id, home, pool != home);
+        false
+    }
+
+    /// The text that was looked at last goes to a replica, or to the primary.
+    fn count_route(&mut self, id: ConnId, home: usize, moved: bool) {
+        let mark = self.verdicts.take_last();
+        if let Some(client) = self.clients.get_mut(id) {
+            client.mark = mark;
+        }
+        if let Some(mark) = mark {
+            self.verdicts.count(mark, &self.pools[home].key.database, moved);
         }
     }
 
@@ -202,7 +227,11 @@ impl Lane {
         let edition = catalog.as_ref().map_or(0, |catalog| catalog.version());
         // Without a catalog nothing is a read.
         let judge = |names: &_| catalog.is_some_and(|catalog| catalog.judge(names).is_none());
+        let asked = hint(text).or_else(|| self.asked_by_session(id));
         match self.verdicts.verdict(text, edition, judge) {
+            Verdict::Read | Verdict::Begin { .. } if asked == Some(Hint::Primary) => Aim::Quiet,
+            Verdict::Unproven if asked == Some(Hint::Replica) => Aim::Replica,
+            Verdict::Unproven => Aim::PRIMARY,
             Verdict::Read | Verdict::Begin { read_only: true, serializable: false } => Aim::Replica,
             Verdict::Begin { .. } | Verdict::Primary { writes: false, .. } => Aim::Quiet,
             Verdict::Primary { defines, .. } => {
@@ -211,6 +240,11 @@ impl Lane {
                 Aim::Primary { defines }
             }
         }
+    }
+
+    /// Where a client has asked for its statements to go, by `SET pgring.route`.
+    fn asked_by_session(&self, id: ConnId) -> Option<Hint> {
+        role(self.clients.get(id)?.state.get(ROUTE)?)
     }
 
     /// Whether the texts of a client are certainly UTF-8.
@@ -264,67 +298,6 @@ impl Lane {
         self.aim_of_text(id, home, super::lending::text_of(&body))
     }
 
-    /// The pool of the replica that a read of this client goes to; none if no replica will do.
-    fn replica_for(
-        &mut self,
-        now: Instant,
-        id: ConnId,
-        home: usize,
-        actions: &mut Out,
-    ) -> Option<usize> {
-        let client = self.clients.get(id)?;
-        let routing = &self.pools[home].database.routing;
-        let wish = Wish {
-            lsn: if routing.consistency == Consistency::Session { client.lsn } else { Lsn(0) },
-            lag_bytes_max: routing.lag_bytes_max as u64,
-            lag_max: routing.lag_max,
-        };
-        let topology = Arc::clone(&self.topology);
-        let standings = topology.clusters.get(&*self.pools[home].database.cluster.name)?;
-        let mut loads = [Load::default(); REPLICAS_MAX];
-        let mut pools = [home; REPLICAS_MAX];
-        let mut count = 0;
-        let mut behind = false;
-        for (node, standing) in standings {
-            if count == REPLICAS_MAX {
-                break;
-            }
-            if standing.role == Role::Standby && standing.lsn < wish.lsn {
-                behind = true;
-            }
-            if !wish.is_granted_by(standing) {
-                continue;
-            }
-            let pool = self.replica_pool(home, node);
-            let rank = &self.pools[pool];
-            if rank.retry_at.is_some_and(|at| now < at) || rank.paused {
-                continue;
-            }
-            (pools[count], loads[count]) = (pool, load(now, rank));
-            count += 1;
-        }
-        if behind && now.since(self.behind_told) >= BEHIND {
-            self.behind_told = now;
-            actions.push(Action::Tell(Box::new(Mail::Behind)));
-        }
-        choose(&loads[..count], &mut self.chance).map(|index| pools[index])
-    }
-
-    /// The pool of a replica's servers for the clients of `home`; made if it is new.
-    fn replica_pool(&mut self, home: usize, node: &Arc<str>) -> usize {
-        let rank = &self.pools[home];
-        let known = rank.replicas.iter().find(|(name, _)| name == node).map(|(_, pool)| *pool);
-        if let Some(pool) = known.filter(|pool| !self.pools[*pool].removed) {
-            return pool;
-        }
-        let (key, database) = (rank.key.on(node), Arc::clone(&rank.database));
-        let pool = self.pool_by_key(&key, &database);
-        let replicas = &mut self.pools[home].replicas;
-        replicas.retain(|(name, _)| name != node);
-        replicas.push((Arc::clone(node), pool));
-        pool
-    }
-
     /// A replica cannot be reached: whoever waits for it goes to the primary.
     pub(super) fn fall_back(&mut self, now: Instant, pool: usize, actions: &mut Out) {
         if self.pools[pool].key.node.is_none() {
@@ -366,6 +339,7 @@ impl Lane {
         actions: &mut Out,
     ) {
         self.topology = topology;
+        self.look_for_replicas(actions);
         for pool in 0..self.pools.len() {
             let rank = &self.pools[pool];
             let Some(node) = rank.key.node.as_ref().filter(|_| rank.waiting_count > 0) else {
@@ -412,10 +386,4 @@ fn is_data(text: &[u8]) -> bool {
     ["insert", "copy", "select", "update", "delete", "values", "with"].iter().any(|data| {
         word.get(..data.len()).is_some_and(|word| word.eq_ignore_ascii_case(data.as_bytes()))
     })
-}
-
-fn load(now: Instant, rank: &Pool) -> Load {
-    let idle = u32::try_from(rank.idle.len()).unwrap_or(u32::MAX);
-    let busy = rank.held.saturating_sub(idle + rank.opening + rank.closing);
-    Load { waiting: busy + rank.waiting_count, latency: rank.latency.get(now), weight: 1 }
 }

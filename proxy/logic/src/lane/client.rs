@@ -1,6 +1,7 @@
 //! One client, as its lane sees it.
 
 use crate::auth_client::ClientAuth;
+use crate::classify::cache::Mark;
 use crate::hints::Hints;
 use crate::id::{ConnId, Core};
 use crate::lane::console::Console;
@@ -12,6 +13,7 @@ use crate::state::{Parameters, Pins};
 use crate::time::Instant;
 use crate::timers::Scheduled;
 use crate::topology::Lsn;
+use crate::topology::horizon::Commit;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -122,8 +124,14 @@ pub(super) struct Client {
     pub(super) lsn: Lsn,
     /// Something may have been written since `lsn`.
     pub(super) wrote: bool,
+    /// What it may be told is committed, where that counts for all sessions.
+    pub(super) commit: Option<Box<Commit>>,
     /// What names mean may have changed.
     pub(super) defines: bool,
+    /// What it says, among the texts whose ways are counted.
+    pub(super) mark: Option<Mark>,
+    /// Since when its read has waited for a replica that shows what it must.
+    pub(super) behind_since: Option<Instant>,
     /// Where its segment goes has been chosen.
     pub(super) aimed: bool,
     pub(super) key: (u32, [u8; 32]),
@@ -197,7 +205,10 @@ impl Client {
             home: None,
             lsn: Lsn(0),
             wrote: false,
+            commit: None,
             defines: false,
+            mark: None,
+            behind_since: None,
             aimed: false,
             key: (0, [0; 32]),
             login: None,

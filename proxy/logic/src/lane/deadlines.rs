@@ -1,6 +1,6 @@
 //! What happens when nothing happens: every wait has an end.
 
-use crate::action::CloseMode;
+use crate::action::{Action, CloseMode};
 use crate::id::{ConnId, Side};
 use crate::lane::client::{Client, Phase};
 use crate::lane::pool::PATIENCE;
@@ -18,6 +18,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// A limit a client has reached.
 enum Limit {
     Login,
+    Replica,
     Query,
     IdleInTransaction,
     Idle,
@@ -159,6 +160,10 @@ impl Lane {
                 after(client.connected, limit, Limit::Login)
             }
             Phase::Ready => {
+                if let Some(since) = client.behind_since {
+                    let routing = &self.pools[client.home?].database.routing;
+                    return after(since, routing.read_wait_max, Limit::Replica);
+                }
                 let settings = &self.pools[client.pool?].settings;
                 if let Some(since) = client.query_since {
                     return after(since, settings.query_timeout, Limit::Query);
@@ -194,6 +199,8 @@ impl Lane {
             return;
         }
         let (code, message) = match limit {
+            // It looks again, and goes to the primary.
+            Limit::Replica => return actions.push(Action::Resume(id)),
             Limit::Login => (sqlstate::CANNOT_CONNECT_NOW, "login took too long"),
             Limit::Query => (sqlstate::QUERY_CANCELED, "canceling statement due to query_timeout"),
             Limit::IdleInTransaction => (

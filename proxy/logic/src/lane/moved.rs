@@ -290,6 +290,9 @@ impl Lane {
         if let Some(reading) = &mut client.reading {
             reading.stage = Stage::Moving;
         }
+        if let Some(home) = client.home {
+            self.expect_commit(id, home, &[]);
+        }
         // What the replica has not confirmed is yet to be.
         self.undo_changes(id);
         self.checkout(now, id, actions);

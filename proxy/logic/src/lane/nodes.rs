@@ -77,16 +77,17 @@ mod tests {
     use super::{Place, Ring, Round};
     use crate::action::Address;
     use crate::config::{Cluster, Node};
+    use crate::topology::horizon::Horizon;
 
     /// Nodes with this many addresses each.
     fn cluster(addresses: &[usize]) -> Cluster {
-        let node = |(number, count): (usize, &usize)| Node {
-            name: format!("pg{number}"),
-            address: format!("pg{number}:5432"),
-            resolved: (0..*count).map(|n| Address::Unix(format!("{number}.{n}").into())).collect(),
+        let node = |(number, count): (usize, &usize)| {
+            let resolved = (0..*count).map(|n| Address::Unix(format!("{number}.{n}").into()));
+            let resolved = resolved.collect();
+            Node::new(&format!("pg{number}"), &format!("pg{number}:5432"), resolved)
         };
         let nodes = addresses.iter().enumerate().map(node).collect();
-        Cluster { name: "main".to_owned(), nodes }
+        Cluster { name: "main".to_owned(), nodes, horizon: Horizon::default() }
     }
 
     #[test]

@@ -8,8 +8,11 @@ use crate::lane::nodes::Round;
 use crate::lane::pool::Hungry;
 use crate::lane::server::Phase as ServerPhase;
 use crate::lane::{Lane, Out};
-use crate::mail::{Mail, Order};
+use crate::mail::{Mail, Order, Report};
 use crate::time::Instant;
+
+/// How many statements one lane tells of.
+const ROUTES_MAX: usize = 200;
 use pgring_wire::backend::sqlstate;
 use pgring_wire::backend::write::ErrorText;
 use std::collections::BTreeSet;
@@ -76,6 +79,11 @@ impl Lane {
             Mail::Answer { conn, bytes } => self.console_answered(conn, &bytes, actions),
             Mail::Ask(number) => {
                 let report = Box::new(self.report(now, number));
+                actions.push(Action::Tell(Box::new(Mail::Report(report))));
+            }
+            Mail::AskRoutes(number) => {
+                let routes = self.verdicts.routes(ROUTES_MAX);
+                let report = Box::new(Report { routes, ..self.report(now, number) });
                 actions.push(Action::Tell(Box::new(Mail::Report(report))));
             }
             Mail::Order { number, order } => self.order(now, number, order, actions),

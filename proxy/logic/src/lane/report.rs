@@ -30,6 +30,7 @@ impl Lane {
             login_failures: self.login_failures,
             statement_bytes: self.texts.bytes() as u64,
             statements: self.texts.len() as u64,
+            routes: Vec::new(),
         }
     }
 

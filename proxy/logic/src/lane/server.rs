@@ -10,6 +10,7 @@ use crate::prepared::{ServerStatements, StatementId};
 use crate::state::{Inspected, Parameters};
 use crate::time::Instant;
 use crate::timers::Scheduled;
+use crate::topology::horizon::Commit;
 use std::sync::Arc;
 
 /// Where a server is in its life.
@@ -111,6 +112,8 @@ pub(super) struct Server {
     /// One that waits for the end of a query of our own.
     pub(super) cancel_later: Option<Requester>,
     pub(super) inspected: Option<Box<Inspected>>,
+    /// A commit whose place it has been asked for.
+    pub(super) commit: Option<Box<Commit>>,
     /// How many answers its client has heard from a replica.
     pub(super) hides: u32,
     /// A client whose texts may have set parameters on it that cannot be looked up: before

@@ -78,6 +78,11 @@ impl Lane {
             return self.inspect(server, id, actions);
         }
         client.hints = Hints::NONE;
+        // Who keeps its server commits too.
+        if client.commit.is_some() && self.asks_place(id, server, actions) {
+            return;
+        }
+        let Some(client) = self.clients.get(id) else { return };
         if !client.pins.is_empty() && !spent {
             if self.pools[pool].key.node.is_some() {
                 let message = "a session cannot keep a standby beyond its transaction";
@@ -240,6 +245,9 @@ impl Lane {
             counters.query_us += u64::try_from(took.as_micros()).unwrap_or(0);
             counters.query_times.observe(took);
             self.pools[pool].latency.observe(now, took);
+            if let Some(mark) = client.mark.take() {
+                self.verdicts.took(mark, took);
+            }
         }
         let counters = &mut self.pools[pool].stats;
         if status == b'I' {
@@ -257,6 +265,8 @@ impl Lane {
         }
         if waiting {
             client.query_since = Some(now);
+        } else if status != b'I' {
+            self.nothing_committed(id);
         }
     }
 

@@ -88,9 +88,7 @@ impl Lane {
         self.count_parse(id);
         if parse.name.is_empty() {
             let hints = self.memo.scan(parse.text);
-            if hints.has(Hints::STATEMENTS)
-                && let Some(step) = self.extended_deallocate(now, id, message, &parse, actions)
-            {
+            if let Some(step) = self.extended_rewritten(now, id, message, &parse, actions) {
                 return step;
             }
             self.parse_unnamed(id, &parse, hints);

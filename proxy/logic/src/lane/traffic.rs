@@ -401,7 +401,7 @@ impl Lane {
             }
             self.count_query(now, id);
             let before = self.forget_unnamed(id);
-            if let Some(step) = self.simple_deallocate(id, message, text, actions) {
+            if let Some(step) = self.simple_rewritten(id, message, text, actions) {
                 return step;
             }
             if !names.is_empty() && self.lend_names(id, hints, &names, actions) {

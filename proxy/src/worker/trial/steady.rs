@@ -13,6 +13,7 @@ use pgring_logic::config::{AuthMethod, Cluster, Config, Database, Node, PoolSett
 use pgring_logic::id::Core;
 use pgring_logic::lane::Lane;
 use pgring_logic::mail::Mail;
+use pgring_logic::topology::horizon::Horizon;
 use pgring_wire::backend::write as say;
 use pgring_wire::client::write as ask;
 use pgring_wire::frame::{LENGTH_MAX, header};
@@ -77,9 +78,8 @@ fn answer(tag: u8, out: &mut Vec<u8>) {
 
 /// A pool of one server at this address.
 fn config(node: SocketAddr) -> Config {
-    let (address, resolved) = (node.to_string(), vec![Address::Tcp(node)]);
-    let nodes = vec![Node { name: "pg1".to_owned(), address, resolved }];
-    let cluster = Arc::new(Cluster { name: "main".to_owned(), nodes });
+    let nodes = vec![Node::new("pg1", &node.to_string(), vec![Address::Tcp(node)])];
+    let cluster = Arc::new(Cluster { name: "main".to_owned(), nodes, horizon: Horizon::default() });
     let database = Database {
         name: "*".to_owned(),
         cluster: Arc::clone(&cluster),

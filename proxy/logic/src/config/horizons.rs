@@ -1,0 +1,46 @@
+//! What a new configuration takes over from the one before it: what was committed stays so.
+
+use crate::config::{Cluster, Config, Database};
+use std::sync::Arc;
+
+impl Config {
+    /// Clusters go on with the horizons that clusters of their names had in `old`.
+    pub fn keep_horizons(&mut self, old: &Self) {
+        for cluster in &mut self.clusters {
+            let Some(before) = old.clusters.iter().find(|it| it.name == cluster.name) else {
+                continue;
+            };
+            let horizon = before.horizon.clone();
+            let kept = Arc::new(Cluster { horizon, ..Cluster::clone(cluster) });
+            for database in &mut self.databases {
+                if Arc::ptr_eq(&database.cluster, cluster) {
+                    let cluster = Arc::clone(&kept);
+                    *database = Arc::new(Database { cluster, ..Database::clone(database) });
+                }
+            }
+            *cluster = kept;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::parse;
+    use crate::topology::Lsn;
+
+    #[test]
+    fn what_was_committed_before_a_reload_counts_behind_it() {
+        let text = "[auth]\nmethod = \"trust\"\n[[clusters]]\nname = \"main\"\n\
+            [[clusters.nodes]]\nname = \"pg1\"\naddress = \"127.0.0.1:5432\"\n";
+        let read = || parse(text, &mut |_| Ok(String::new())).expect("it is a good one");
+        let (old, mut new) = (read(), read());
+        let commit = old.clusters[0].horizon.begin();
+        assert_eq!(new.clusters[0].horizon.lsn(), Some(Lsn(0)));
+        new.keep_horizons(&old);
+        assert_eq!(new.clusters[0].horizon.lsn(), None);
+        assert_eq!(new.databases[0].cluster.horizon.lsn(), None);
+        commit.tell(Lsn(9));
+        commit.end();
+        assert_eq!(new.databases[0].cluster.horizon.lsn(), Some(Lsn(9)));
+    }
+}

@@ -1,0 +1,181 @@
+//! Which replica a read goes to, and what becomes of it where there is none.
+
+use crate::action::Action;
+use crate::config::{Consistency, Fallback};
+use crate::id::ConnId;
+use crate::lane::pool::Pool;
+use crate::lane::{Lane, Out};
+use crate::mail::Mail;
+use crate::route::{Load, Wish, choose, share};
+use crate::time::{Duration, Instant};
+use crate::topology::{Lsn, Role};
+use pgring_wire::backend::sqlstate;
+use std::sync::Arc;
+
+/// How many replicas one read chooses among.
+const REPLICAS_MAX: usize = 16;
+
+/// How often a lane says that reads wait for replicas.
+const BEHIND: Duration = Duration::from_millis(100);
+
+/// The place in the log that a session's reads must show.
+const MIN_LSN: &str = "pgring.min_lsn";
+
+/// What there is for a read.
+enum Fit {
+    /// The replica of this pool.
+    Pool(usize),
+    /// Replicas that have not replayed yet what it must show.
+    Later,
+    /// No replica at all.
+    Nobody,
+}
+
+/// Where a read goes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Place {
+    /// To the replica of this pool.
+    Replica(usize),
+    /// To the primary.
+    Primary,
+    /// Nowhere yet.
+    Wait,
+    /// Nowhere: its client has been told.
+    Refused,
+}
+
+impl Lane {
+    /// Where a read of this client goes.
+    pub(super) fn place_of_read(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        home: usize,
+        actions: &mut Out,
+    ) -> Place {
+        let fit = self.fit_for(now, id, home, actions);
+        let routing = &self.pools[home].database.routing;
+        let (limit, fallback) = (routing.read_wait_max, routing.fallback);
+        let Some(client) = self.clients.get_mut(id) else { return Place::Primary };
+        let known = client.lsn < Lsn(u64::MAX);
+        if matches!(fit, Fit::Later) && known && !limit.is_zero() {
+            let since = *client.behind_since.get_or_insert(now);
+            if now.since(since) < limit {
+                if !self.behind.contains(&id) {
+                    self.behind.push(id);
+                }
+                self.watch_client(id);
+                return Place::Wait;
+            }
+        }
+        client.behind_since = None;
+        match fit {
+            Fit::Pool(pool) => Place::Replica(pool),
+            Fit::Nobody if fallback == Fallback::Error => {
+                let message = "no standby is fit for reads";
+                self.fail_statement(id, sqlstate::CANNOT_CONNECT_NOW, message, actions);
+                Place::Refused
+            }
+            Fit::Later | Fit::Nobody => Place::Primary,
+        }
+    }
+
+    /// What there is for a read of this client.
+    fn fit_for(&mut self, now: Instant, id: ConnId, home: usize, actions: &mut Out) -> Fit {
+        let Some(client) = self.clients.get(id) else { return Fit::Nobody };
+        let database = Arc::clone(&self.pools[home].database);
+        let routing = &database.routing;
+        let written = match routing.consistency {
+            Consistency::Eventual => Lsn(0),
+            Consistency::Session => client.lsn,
+            // While nobody knows, no standby shows it.
+            Consistency::Strict => {
+                client.lsn.max(database.cluster.horizon.lsn().unwrap_or(Lsn(u64::MAX)))
+            }
+        };
+        let lsn = written.max(self.told_by_session(id));
+        let (lag_bytes_max, lag_max) = (routing.lag_bytes_max as u64, routing.lag_max);
+        let wish = Wish { lsn, lag_bytes_max, lag_max };
+        let topology = Arc::clone(&self.topology);
+        let Some(standings) = topology.clusters.get(&*database.cluster.name) else {
+            return Fit::Nobody;
+        };
+        let mut loads = [Load::default(); REPLICAS_MAX];
+        let mut pools = [home; REPLICAS_MAX];
+        let mut near = [false; REPLICAS_MAX];
+        let mut count = 0;
+        let mut behind = false;
+        for (node, standing) in standings {
+            if count == REPLICAS_MAX {
+                break;
+            }
+            if standing.role != Role::Standby || standing.weight == 0 {
+                continue;
+            }
+            if !wish.is_granted_by(standing) {
+                behind |= Wish { lsn: Lsn(0), ..wish }.is_granted_by(standing);
+                continue;
+            }
+            let pool = self.replica_pool(home, node);
+            let rank = &self.pools[pool];
+            if rank.retry_at.is_some_and(|at| now < at) || rank.paused {
+                continue;
+            }
+            let weight = share(standing.weight, now.since(standing.since), routing.slow_start);
+            (pools[count], loads[count]) = (pool, load(now, rank, weight));
+            near[count] = !routing.zone.is_empty() && *standing.zone == *routing.zone;
+            count += 1;
+        }
+        if behind && now.since(self.behind_told) >= BEHIND {
+            self.behind_told = now;
+            actions.push(Action::Tell(Box::new(Mail::Behind)));
+        }
+        if near[..count].contains(&true) {
+            let far = loads.iter_mut().zip(near).filter(|(_, near)| !near);
+            far.for_each(|(load, _)| load.weight = 0);
+        }
+        match choose(&loads[..count], &mut self.chance) {
+            Some(index) => Fit::Pool(pools[index]),
+            None if behind => Fit::Later,
+            None => Fit::Nobody,
+        }
+    }
+
+    /// What a client's reads must show by its own word, `SET pgring.min_lsn`: a place that it has
+    /// got from another session. What cannot be read is shown by the primary only.
+    fn told_by_session(&self, id: ConnId) -> Lsn {
+        let told = self.clients.get(id).and_then(|client| client.state.get(MIN_LSN));
+        let told = told.map(|told| told.trim()).filter(|told| !told.is_empty());
+        told.map_or(Lsn(0), |told| told.parse().unwrap_or(Lsn(u64::MAX)))
+    }
+
+    /// Nodes have moved: reads that wait for one of them look again.
+    pub(super) fn look_for_replicas(&mut self, actions: &mut Out) {
+        for id in core::mem::take(&mut self.behind) {
+            if self.clients.get(id).is_some() {
+                actions.push(Action::Resume(id));
+            }
+        }
+    }
+
+    /// The pool of a replica's servers for the clients of `home`; made if it is new.
+    fn replica_pool(&mut self, home: usize, node: &Arc<str>) -> usize {
+        let rank = &self.pools[home];
+        let known = rank.replicas.iter().find(|(name, _)| name == node).map(|(_, pool)| *pool);
+        if let Some(pool) = known.filter(|pool| !self.pools[*pool].removed) {
+            return pool;
+        }
+        let (key, database) = (rank.key.on(node), Arc::clone(&rank.database));
+        let pool = self.pool_by_key(&key, &database);
+        let replicas = &mut self.pools[home].replicas;
+        replicas.retain(|(name, _)| name != node);
+        replicas.push((Arc::clone(node), pool));
+        pool
+    }
+}
+
+fn load(now: Instant, rank: &Pool, weight: u32) -> Load {
+    let idle = u32::try_from(rank.idle.len()).unwrap_or(u32::MAX);
+    let busy = rank.held.saturating_sub(idle + rank.opening + rank.closing);
+    Load { waiting: busy + rank.waiting_count, latency: rank.latency.get(now), weight }
+}

@@ -1,0 +1,163 @@
+//! `SHOW pgring.lsn`: where a client's writes end, as a token for other sessions.
+//!
+//! No server knows the answer, but each can give it: in place of the text it is sent one that
+//! selects the answer. A session that says `SET pgring.min_lsn` with it reads what the first one
+//! has written, through any pgring before the same nodes.
+
+use crate::hints::Hints;
+use crate::id::ConnId;
+use crate::lane::traffic::{Message, Step};
+use crate::lane::{Lane, Out};
+use crate::ledger::{Expect, Origin};
+use crate::lexer::{Lexer, Token};
+use crate::time::Instant;
+use pgring_wire::client::{Parse, write};
+
+impl Lane {
+    /// Says another text in place of one that the server would misunderstand.
+    pub(super) fn simple_rewritten(
+        &mut self,
+        id: ConnId,
+        message: Message<'_>,
+        text: Option<&[u8]>,
+        actions: &mut Out,
+    ) -> Option<Step> {
+        let token = self.simple_token(id, message, text, actions);
+        token.or_else(|| self.simple_deallocate(id, message, text, actions))
+    }
+
+    /// The same, for an extended statement without a name.
+    pub(super) fn extended_rewritten(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        message: Message<'_>,
+        parse: &Parse<'_>,
+        actions: &mut Out,
+    ) -> Option<Step> {
+        let token = self.extended_token(now, id, message, parse, actions);
+        if token.is_some() || !self.memo.scan(parse.text).has(Hints::STATEMENTS) {
+            return token;
+        }
+        self.extended_deallocate(now, id, message, parse, actions)
+    }
+
+    /// `SHOW pgring.lsn` as a simple Query.
+    fn simple_token(
+        &mut self,
+        id: ConnId,
+        message: Message<'_>,
+        text: Option<&[u8]>,
+        actions: &mut Out,
+    ) -> Option<Step> {
+        if !asks(text?) || !self.tells_place(id) {
+            return None;
+        }
+        if self.must_wait_for_place(id) {
+            return Some(Step::Wait);
+        }
+        let client = self.clients.get_mut(id)?;
+        let (server, answer) = (client.server?, answer(client.lsn));
+        client.segment = client.segment.wrapping_add(1);
+        actions.write(server, |out| write::query(out, answer.as_bytes()));
+        self.push(id, Expect::Query, Origin::Client, 0);
+        Some(Step::Took(message.shown.len()))
+    }
+
+    /// The same, as an extended statement without a name.
+    fn extended_token(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        message: Message<'_>,
+        parse: &Parse<'_>,
+        actions: &mut Out,
+    ) -> Option<Step> {
+        if !asks(parse.text) || !self.tells_place(id) {
+            return None;
+        }
+        if self.must_wait_for_place(id) {
+            return Some(Step::Wait);
+        }
+        let client = self.clients.get(id)?;
+        let (server, answer) = (client.server?, answer(client.lsn));
+        let body = [answer.as_bytes(), &[0], parse.types].concat();
+        let mut sent = Ok(());
+        actions.write(server, |out| sent = write::parse(out, b"", &body));
+        if let Err(error) = sent {
+            return Some(self.too_long(now, id, error, actions));
+        }
+        if let Ok(view) = Parse::read(&[&[0], &body[..]].concat()) {
+            let hints = self.memo.scan(view.text);
+            self.parse_unnamed(id, &view, hints);
+        }
+        Some(Step::Took(message.shown.len()))
+    }
+
+    /// Whether it is known where a client's writes end.
+    fn tells_place(&self, id: ConnId) -> bool {
+        self.clients.get(id).and_then(|client| client.home).is_some_and(|home| self.is_routed(home))
+    }
+
+    /// Whether an answer is under way behind which there is another place.
+    fn must_wait_for_place(&mut self, id: ConnId) -> bool {
+        let server = self.clients.get(id).and_then(|client| client.server);
+        let far = server.and_then(|server| self.server_ref(server));
+        let waits = far.is_some_and(|far| far.ledger.is_waiting());
+        if let Some(client) = self.clients.get_mut(id) {
+            client.stalled |= waits;
+        }
+        waits
+    }
+}
+
+/// What is said in place of the question.
+fn answer(lsn: crate::topology::Lsn) -> String {
+    format!("SELECT '{lsn}'::pg_catalog.text AS \"pgring.lsn\"")
+}
+
+/// Whether a text is `SHOW pgring.lsn`.
+fn asks(text: &[u8]) -> bool {
+    let text = text.trim_ascii();
+    if text.len() > 64 || !matches!(text.first(), Some(b's' | b'S')) {
+        return false;
+    }
+    let words: [&[u8]; 3] = [b"show", b"pgring", b"lsn"];
+    let mut words = words.into_iter();
+    let mut rest = Lexer::new(text).filter(|token| *token != Token::Semicolon);
+    let all = rest.by_ref().all(|token| match token {
+        Token::Word(word) => words.next().is_some_and(|known| word.eq_ignore_ascii_case(known)),
+        Token::Symbol(b'.') => words.len() == 1,
+        Token::Quoted(_)
+        | Token::Escaped(_)
+        | Token::String(_)
+        | Token::Number(_)
+        | Token::Parameter(_)
+        | Token::Semicolon
+        | Token::Symbol(_) => false,
+    });
+    all && words.len() == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::asks;
+
+    #[test]
+    fn the_question_is_known_however_it_is_written() {
+        for text in ["SHOW pgring.lsn", " show  pgring.LSN ;", "show/**/pgring . lsn"] {
+            assert!(asks(text.as_bytes()), "{text}");
+        }
+        for text in [
+            "SHOW pgring.min_lsn",
+            "SHOW pgring",
+            "SHOW pgring.lsn.x",
+            "SHOW 'pgring.lsn'",
+            "SHOW pgring.lsn, pgring.lsn",
+            "SELECT 1",
+            "",
+        ] {
+            assert!(!asks(text.as_bytes()), "{text}");
+        }
+    }
+}

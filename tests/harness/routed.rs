@@ -1,0 +1,68 @@
+//! A primary and its standbys, with a pgring that sends reads to these.
+
+use crate::command::until;
+use crate::pgring::{Pgring, Settings};
+use crate::postgres::Postgres;
+use crate::wire::Wire;
+use std::time::Duration;
+
+/// How long a standby may take to follow.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// `here()` says on what kind of node it runs, and passes for a function that only reads.
+pub const SCENE: &str = "
+    CREATE TABLE notes (id int PRIMARY KEY, text text);
+    INSERT INTO notes SELECT n, 'note ' || n FROM generate_series(1, 100) n;
+    CREATE SEQUENCE counter;
+    CREATE FUNCTION here() RETURNS text STABLE LANGUAGE sql AS
+        $$ SELECT CASE WHEN pg_is_in_recovery() THEN 'standby' ELSE 'primary' END $$;
+    CREATE FUNCTION port() RETURNS text STABLE LANGUAGE sql AS
+        $$ SELECT current_setting('port') $$;
+    CREATE FUNCTION maybe() RETURNS text LANGUAGE sql AS $$ SELECT here() $$;
+    CREATE FUNCTION writes() RETURNS text LANGUAGE sql AS
+        $$ INSERT INTO notes SELECT max(id) + 1, 'more' FROM notes; SELECT here() $$;
+    GRANT ALL ON ALL TABLES IN SCHEMA public TO app;
+    GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO app;
+";
+
+/// Nodes, and a pgring before them.
+pub struct Scene {
+    /// The node that writes.
+    pub primary: Postgres,
+    /// Those that follow it.
+    pub standbys: Vec<Postgres>,
+    /// What routes.
+    pub pgring: Pgring,
+}
+
+/// With so many standbys.
+pub fn scene(standbys: usize, change: impl FnOnce(Settings) -> Settings) -> Scene {
+    scene_with(&[], standbys, change)
+}
+
+/// The same, with settings for the standbys.
+pub fn scene_with(
+    standby: &[&str],
+    standbys: usize,
+    change: impl FnOnce(Settings) -> Settings,
+) -> Scene {
+    // What was committed is to be on its way at once.
+    let primary = Postgres::start_with(&["wal_writer_delay = 10ms"]);
+    primary.psql(SCENE);
+    let standbys: Vec<_> = (0..standbys).map(|_| primary.start_standby(standby)).collect();
+    let addresses = [&primary].into_iter().chain(&standbys).map(|node| node.address().to_string());
+    let settings = Settings::new(&primary).nodes(&addresses.collect::<Vec<_>>());
+    let settings = settings.set("monitor.user", "guest").set("monitor.interval", "50ms");
+    let settings = settings.set("routing.reads", "replicas");
+    let pgring = change(settings).start();
+    Scene { primary, standbys, pgring }
+}
+
+impl Scene {
+    /// A client whose reads go to a standby.
+    pub fn client(&self) -> Wire {
+        let mut client = Wire::login(self.pgring.address(), "app");
+        until("a read on a standby", SOON, || client.value("SELECT here()") == "standby");
+        client
+    }
+}
