@@ -32,6 +32,8 @@ pub(super) enum Stage {
     Real,
     /// The stand-in that answers at once, and the load, on one core; the pooler on another.
     Pinned,
+    /// A primary and two standbys; everybody runs where the kernel puts them.
+    Split,
 }
 
 /// What is asked.
@@ -94,6 +96,8 @@ pub(super) enum Script {
     TpcB,
     /// Ten selects in one pipeline.
     Pipeline,
+    /// Nine times one account by its key, then a transaction that updates one.
+    Mixed,
 }
 
 /// Who is measured, and who is the measure.
@@ -103,6 +107,10 @@ pub(super) enum Compared {
     Peers,
     /// pgring with these numbers of workers, to the second.
     Workers(u32, u32),
+    /// Those that send reads to standbys, to pgpool-II.
+    Splitters,
+    /// pgring that sends reads to standbys, to pgring that does not.
+    Routing,
 }
 
 impl Case {
@@ -124,7 +132,7 @@ impl Case {
     /// Who takes part: the targets asked for that can play this case, or pgring against itself.
     pub(super) fn subjects(&self, targets: &[Target], workers: Option<u32>) -> Vec<Subject> {
         match self.compared {
-            Compared::Peers => targets
+            Compared::Peers | Compared::Splitters => targets
                 .iter()
                 .filter(|target| self.excludes(**target).is_none())
                 .map(|target| Subject::peer(*target, workers.unwrap_or(1)))
@@ -132,14 +140,16 @@ impl Case {
             Compared::Workers(own, base) => {
                 vec![Subject::workers(own), Subject::workers(base)]
             }
+            Compared::Routing => vec![Subject::routed(true), Subject::routed(false)],
         }
     }
 
     /// Who is judged.
     pub(super) fn own(&self) -> Subject {
         match self.compared {
-            Compared::Peers => Subject::peer(Target::Pgring, 0),
+            Compared::Peers | Compared::Splitters => Subject::peer(Target::Pgring, 0),
             Compared::Workers(own, _) => Subject::workers(own),
+            Compared::Routing => Subject::routed(true),
         }
     }
 
@@ -148,11 +158,17 @@ impl Case {
         match self.compared {
             Compared::Peers => Subject::peer(Target::Pgbouncer, 1),
             Compared::Workers(_, base) => Subject::workers(base),
+            Compared::Splitters => Subject::peer(Target::Pgpool, 1),
+            Compared::Routing => Subject::routed(false),
         }
     }
 
     /// Why a target cannot play this case.
     pub(super) fn excludes(&self, target: Target) -> Option<&'static str> {
+        let splits = matches!(target, Target::Pgring | Target::Other | Target::Pgpool);
+        if self.stage == Stage::Split && !splits {
+            return Some("it does not tell reads from writes");
+        }
         let crowd = matches!(self.load, Load::Idle(..));
         (crowd && target == Target::Pgpool).then_some("it would need a process for every client")
     }
@@ -160,7 +176,7 @@ impl Case {
 
 /// All cases, in the order in which they are played: quick answers first.
 pub(super) fn all() -> Vec<Case> {
-    let groups = [pinned(), select_only(), other_pgbench(), bulk(), crowds(), cores()];
+    let groups = [pinned(), select_only(), other_pgbench(), bulk(), crowds(), cores(), split()];
     groups.into_iter().flatten().collect()
 }
 
@@ -262,6 +278,23 @@ fn cores() -> Vec<Case> {
             ..real("pool-2", shared, load, 64)
         },
         Case { compared: Compared::Workers(2, 1), ..real("workers-2", two, load, 64) },
+    ]
+}
+
+/// Reads on two standbys.
+fn split() -> Vec<Case> {
+    let load = |script| Load::Pgbench(Protocol::Simple, script);
+    let (select, mixed) = (load(Script::SelectOnly), load(Script::Mixed));
+    let select_title = "read/write split over 1 primary, 2 standbys: select-only, 64 clients";
+    let mixed_title = "the same: 9 selects for each update, 32 clients";
+    let on_off = "select-only, 64 clients, beside 2 standbys: routing on beside routing off";
+    let writes = "TPC-B, 16 clients, routing on beside routing off: what knowing the place costs";
+    let split = |case, compared| Case { stage: Stage::Split, compared, quick: true, ..case };
+    vec![
+        split(real("split-64", select_title, select, 64), Compared::Splitters),
+        split(real("split-mixed-32", mixed_title, mixed, 32), Compared::Splitters),
+        split(real("routing-64", on_off, select, 64), Compared::Routing),
+        split(real("routing-tpcb-16", writes, load(Script::TpcB), 16), Compared::Routing),
     ]
 }
 

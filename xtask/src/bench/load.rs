@@ -86,7 +86,7 @@ fn command(way: &Way<'_>, task: &str) -> Command {
     let Case { stage, .. } = way.case;
     let program = &way.scene.load;
     let mut command = match stage {
-        Stage::Real => Command::new(program),
+        Stage::Real | Stage::Split => Command::new(program),
         Stage::Pinned => {
             let mut command = Command::new("taskset");
             command.args(["--cpu-list", LOAD_CORE]).arg(program);

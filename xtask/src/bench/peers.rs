@@ -18,7 +18,7 @@ pub(super) fn start(
     subject: &Subject,
 ) -> Outcome<Option<(Pooler, u16)>> {
     let port = place::free_port()?;
-    let config = match config_name(subject.target) {
+    let config = match config_name(subject.target, case.stage) {
         None => return Ok(None),
         Some(name) => config(scene, case, subject, (name, port))?,
     };
@@ -33,8 +33,10 @@ pub(super) fn start(
     Ok(Some((Pooler::launch(&scene.place, launch)?, port)))
 }
 
-fn config_name(target: Target) -> Option<&'static str> {
+fn config_name(target: Target, stage: Stage) -> Option<&'static str> {
     match target {
+        Target::Pgring | Target::Other if stage == Stage::Split => Some("pgring-split.toml"),
+        Target::Pgpool if stage == Stage::Split => Some("pgpool-split.conf"),
         Target::Direct => None,
         Target::Pgring | Target::Other => Some("pgring.toml"),
         Target::Pgbouncer => Some("pgbouncer.ini"),
@@ -105,9 +107,14 @@ fn values(
     let pool = if subject.target == Target::Pgbouncer { bouncer_pool } else { case.pool };
     let (workers, threads) = match case.stage {
         Stage::Pinned => (1, 1),
-        Stage::Real => (cores, cores),
+        Stage::Real | Stage::Split => (cores, cores),
     };
+    let mut standbys = scene.standby_ports(case).into_iter();
+    let mut standby = || standbys.next().map(|port| port.to_string()).unwrap_or_default();
     Ok(vec![
+        ("standby1_port", standby()),
+        ("standby2_port", standby()),
+        ("reads", if subject.routed { "replicas" } else { "primary" }.to_owned()),
         ("port", port.to_string()),
         ("spare_port", place::free_port()?.to_string()),
         ("server_port", scene.server_port(case)?.to_string()),

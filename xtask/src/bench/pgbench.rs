@@ -1,6 +1,6 @@
 //! pgbench as load: its report, and the latencies that it logs.
 
-use super::case::{Case, Protocol, Script};
+use super::case::{Case, Protocol, Script, Stage};
 use super::record::Run;
 use super::scene::{self, SCALE, Scene};
 use super::stats;
@@ -24,7 +24,11 @@ pub(super) fn warm_up(
     port: u16,
 ) -> Outcome<()> {
     let mut command = command(scene, case, kind, port)?;
-    command.args(["-t", &WARM_UP.to_string()]);
+    match case.stage {
+        Stage::Real | Stage::Pinned => command.args(["-t", &WARM_UP.to_string()]),
+        // Who splits has to find out first what is where.
+        Stage::Split => command.args(["-T", "3"]),
+    };
     process::output(&mut command).map(|_| ())
 }
 
@@ -56,6 +60,7 @@ fn command(scene: &Scene, case: &Case, kind: (Protocol, Script), port: u16) -> O
     match script {
         Script::SelectOnly => command.arg("-S"),
         Script::TpcB => command.args(["-b", "tpcb-like"]),
+        Script::Mixed => command.args(["-b", "select-only@9", "-b", "simple-update@1"]),
         Script::Pipeline => {
             let file = scene.place.write("pipeline.sql", &pipeline())?;
             command.args(["-D", &format!("scale={SCALE}"), "-f"]).arg(file)

@@ -35,6 +35,8 @@ pub(super) struct Scene {
     pub(super) users: PathBuf,
     standin: Option<(Pooler, u16)>,
     node: Option<Node>,
+    /// A primary and its standbys.
+    split: Vec<Node>,
 }
 
 impl Scene {
@@ -46,13 +48,28 @@ impl Scene {
         place::create(&logs)?;
         place.account.own(&logs)?;
         let users = place.path.join("userlist.txt");
-        let mut scene = Self { place, site, pgring, load, users, standin: None, node: None };
+        let (node, split) = (None, Vec::new());
+        let mut scene = Self { place, site, pgring, load, users, standin: None, node, split };
         let mut verifier = String::new();
         if cases.iter().any(|case| case.stage == Stage::Real) {
             println!("starting  PostgreSQL, tables of pgbench at scale {SCALE}, 200 MB to copy");
-            let node = Node::primary(&scene.site, "pg1", SETTINGS, &hba())?;
+            let settings = format!("{SETTINGS}{ALONE}");
+            let node = Node::primary(&scene.site, "pg1", &settings, &hba())?;
             verifier = fill(&scene.site, &node)?;
             scene.node = Some(node);
+        }
+        if cases.iter().any(|case| case.stage == Stage::Split) {
+            println!("starting  another PostgreSQL with two standbys");
+            let settings = format!("{SETTINGS}{REPLICATED}");
+            let primary = Node::primary(&scene.site, "split1", &settings, &hba())?;
+            // The users file has one verifier; no split case asks for it.
+            let own = fill(&scene.site, &primary)?;
+            if verifier.is_empty() {
+                verifier = own;
+            }
+            let standby = |name| Node::standby(&scene.site, name, &primary);
+            let standbys = [standby("split2")?, standby("split3")?];
+            scene.split = std::iter::once(primary).chain(standbys).collect();
         }
         if verifier.is_empty() {
             // The stand-in asks for no password, so any verifier of the password does.
@@ -71,15 +88,24 @@ impl Scene {
         let port = match case.stage {
             Stage::Real => self.node.as_ref().map(|node| node.port),
             Stage::Pinned => self.standin.as_ref().map(|(_, port)| *port),
+            Stage::Split => self.split.first().map(|node| node.port),
         };
         port.ok_or_else(|| format!("{}: its server was not started", case.name))
+    }
+
+    /// Where the standbys of a case listen.
+    pub(super) fn standby_ports(&self, case: &Case) -> Vec<u16> {
+        match case.stage {
+            Stage::Real | Stage::Pinned => Vec::new(),
+            Stage::Split => self.split.iter().skip(1).map(|node| node.port).collect(),
+        }
     }
 
     /// A program on the core of poolers, if the case is pinned.
     pub(super) fn pooler_command(&self, case: &Case, program: &Path) -> Command {
         let place = &self.place;
         match case.stage {
-            Stage::Real => place.account.command(program, &place.path),
+            Stage::Real | Stage::Split => place.account.command(program, &place.path),
             Stage::Pinned => {
                 let mut command = place.account.command("taskset", &place.path);
                 command.args(["--cpu-list", POOLER_CORE]).arg(program);
@@ -107,13 +133,20 @@ const SCRAM_VERIFIER: &str = "SCRAM-SHA-256$4096:c2FsdHNhbHRzYWx0c2FsdA==$\
 /// Nothing but the questions costs: no disk is waited for, nothing runs in between.
 const SETTINGS: &str = "password_encryption = 'scram-sha-256'\nmax_connections = 400\n\
     shared_buffers = '1GB'\nfsync = off\nsynchronous_commit = off\nfull_page_writes = off\n\
-    wal_level = minimal\nmax_wal_senders = 0\nmax_wal_size = '8GB'\ncheckpoint_timeout = '1h'\n\
+    max_wal_size = '8GB'\ncheckpoint_timeout = '1h'\n\
     autovacuum = off\njit = off\nlisten_addresses = '127.0.0.1'\n";
+
+/// Nor is a log written for anybody else.
+const ALONE: &str = "wal_level = minimal\nmax_wal_senders = 0\n";
+
+/// What is committed is on its way to the standbys at once.
+const REPLICATED: &str = "synchronous_commit = local\nwal_writer_delay = '10ms'\n";
 
 fn hba() -> String {
     format!(
         "host all {TRUSTED} 127.0.0.1/32 trust\nhost all {SCRAM} 127.0.0.1/32 scram-sha-256\n\
-         host all postgres 127.0.0.1/32 trust\n"
+         host all postgres 127.0.0.1/32 trust\n\
+         host replication postgres 127.0.0.1/32 trust\n"
     )
 }
 

@@ -118,6 +118,8 @@ pub(super) struct Subject {
     pub(super) target: Target,
     /// Workers of pgring; 0 is one for each core.
     pub(super) workers: u32,
+    /// Whether it sends reads to standbys, where there are any.
+    pub(super) routed: bool,
     /// How it is called in tables.
     pub(super) name: String,
 }
@@ -125,14 +127,20 @@ pub(super) struct Subject {
 impl Subject {
     /// A target among others.
     pub(super) fn peer(target: Target, workers: u32) -> Self {
-        Self { target, workers, name: target.name().to_owned() }
+        Self { target, workers, routed: true, name: target.name().to_owned() }
     }
 
     /// pgring with so many workers.
     pub(super) fn workers(workers: u32) -> Self {
         let plural = if workers == 1 { "" } else { "s" };
         let name = format!("pgring, {workers} worker{plural}");
-        Self { target: Target::Pgring, workers, name }
+        Self { target: Target::Pgring, workers, routed: true, name }
+    }
+
+    /// pgring with routing or without, and one worker.
+    pub(super) fn routed(routed: bool) -> Self {
+        let name = format!("pgring, routing {}", if routed { "on" } else { "off" });
+        Self { target: Target::Pgring, workers: 1, routed, name }
     }
 }
 

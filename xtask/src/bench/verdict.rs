@@ -34,7 +34,9 @@ const ONE: &[&str] = &["simple-1", "extended-1", "prepared-1"];
 const COPY: &[&str] = &["copy-out-pinned", "copy-out"];
 const IDLE: &[&str] = &["idle-5000-trust", "idle-5000-state"];
 
-const PROMISES: [Promise; 19] = [
+const SPLIT: &[&str] = &["split-64", "split-mixed-32"];
+
+const PROMISES: [Promise; 23] = [
     (STANDIN, Metric::Cpu, To::Base, Bound::AtMost(0.75)),
     (STANDIN, Metric::Throughput, To::Base, Bound::AtLeast(1.20)),
     (SELECT, Metric::Cpu, To::Base, Bound::AtMost(0.77)),
@@ -54,6 +56,10 @@ const PROMISES: [Promise; 19] = [
     (&["idle-5000-state"], Metric::ClientBytes, To::Itself, Bound::AtMost(2048.0)),
     (IDLE, Metric::AmongIdle, To::Itself, Bound::AtMost(1.05)),
     (&["pool-2"], Metric::Throughput, To::Base, Bound::AtLeast(0.95)),
+    (SPLIT, Metric::Cpu, To::Base, Bound::AtMost(0.35)),
+    (SPLIT, Metric::Throughput, To::Base, Bound::AtLeast(1.8)),
+    (&["routing-64"], Metric::Cpu, To::Base, Bound::AtMost(1.05)),
+    (&["routing-tpcb-16"], Metric::Throughput, To::Base, Bound::AtLeast(0.97)),
 ];
 
 /// Judges all promises about cases that were played; then whether pgring is ahead of the peers.
