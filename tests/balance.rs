@@ -90,7 +90,7 @@ fn equal_standbys_share_equally_and_a_slow_one_gets_little() {
     say(&format!("one 20 ms slower: {slow:.1} and {quick:.1} %"));
     assert!(slow < 20.0, "{slow:.1} and {quick:.1} %");
     scene.ways[0].set(Duration::ZERO);
-    until("the slow one to be tried again", SOON, || {
+    until("the slow one to be as good as the other", Duration::from_mins(2), || {
         let [again, other] = shares(&scene, 2);
         say(&format!("no longer: {again:.1} and {other:.1} %"));
         again > 40.0

@@ -2,7 +2,7 @@
 
 use pgring_tests::command::{at_most_minutes, until};
 use pgring_tests::dice::amount;
-use pgring_tests::message::{Message, extended, query, sync};
+use pgring_tests::message::{Message, bind, execute, extended, parse, query, sync};
 use pgring_tests::routed::{SOON, Scene, scene, scene_with};
 use pgring_tests::wire::Wire;
 use std::time::{Duration, Instant};
@@ -146,16 +146,18 @@ fn without_a_standby_reads_fail_where_the_operator_wants_it_so() {
     });
 }
 
-/// How many of `count` reads went to the first standby.
-fn share(scene: &Scene, client: &mut Wire, count: u32) -> u32 {
-    let first = scene.standbys[0].port().to_string();
+/// How many of `count` reads went to the first standby; none if one went to the primary.
+fn share(scene: &Scene, client: &mut Wire, count: u32) -> Option<u32> {
+    let (first, primary) = (scene.standbys[0].port(), scene.primary.port());
     let mut seen = 0;
     for _ in 0..count {
         let port = client.value("SELECT port()");
-        assert_ne!(port, scene.primary.port().to_string(), "a read on the primary");
-        seen += u32::from(port == first);
+        if port == primary.to_string() {
+            return None;
+        }
+        seen += u32::from(port == first.to_string());
     }
-    seen
+    Some(seen)
 }
 
 /// A client whose reads go to both standbys.
@@ -181,18 +183,14 @@ fn weights_and_zones_say_who_gets_how_much() {
     });
     let mut client = with_ports(&scene);
     // One client: nobody ever waits, so the weights alone decide.
-    let seen = share(&scene, &mut client, 1000);
+    let seen = share(&scene, &mut client, 1000).expect("reads on standbys");
     assert!((600..900).contains(&seen), "{seen} of 1000 with three shares of four");
     scene.pgring.rewrite(|settings| settings.set("routing.zone", "b"));
     scene.pgring.console().ask("RELOAD").expect("it is a good config");
-    until("reads in the zone only", SOON, || {
-        client.value("SELECT here()") == "standby" && share(&scene, &mut client, 50) == 0
-    });
+    until("reads in the zone only", SOON, || share(&scene, &mut client, 50) == Some(0));
     scene.pgring.rewrite(|settings| settings.set("routing.zone", "").node_set("pg3", "weight", 0));
     scene.pgring.console().ask("RELOAD").expect("it is a good config");
-    until("no reads without a weight", SOON, || {
-        client.value("SELECT here()") == "standby" && share(&scene, &mut client, 50) == 50
-    });
+    until("no reads without a weight", SOON, || share(&scene, &mut client, 50) == Some(50));
 }
 
 #[test]
@@ -293,4 +291,118 @@ fn strict_reads_show_what_any_session_has_written() {
     writers[0].query("UPDATE notes SET text = 'last' WHERE id = 7");
     until("a read on a standby", SOON, || readers[0].value("SELECT here()") == "standby");
     assert_eq!(scene.pgring.violations(), Some(0));
+}
+
+/// What is shown at once of a write while the standby replays nothing: anything read there is old.
+fn strictly(scene: &Scene, form: &str, write: impl FnOnce(&mut Wire, &str)) {
+    let (mut writer, mut reader) = (scene.client(), scene.client());
+    scene.standbys[0].psql("SELECT pg_wal_replay_pause()");
+    let before = reader.value("SELECT text || ' ' || here() FROM notes WHERE id = 7");
+    assert!(before.ends_with(" standby"), "{form}: {before}");
+    write(&mut writer, &format!("UPDATE notes SET text = '{form}' WHERE id = 7"));
+    for _ in 0..20 {
+        assert_eq!(reader.value("SELECT text FROM notes WHERE id = 7"), form, "a stale read");
+    }
+    scene.standbys[0].psql("SELECT pg_wal_replay_resume()");
+    until("a read on the standby", SOON, || reader.value("SELECT here()") == "standby");
+}
+
+#[test]
+fn strict_reads_show_commits_that_do_not_look_like_any() {
+    at_most_minutes(5);
+    let scene = scene(1, |settings| {
+        settings.set("routing.consistency", "strict").set("monitor.interval", "20ms")
+    });
+    let three = |client: &mut Wire, sql: [&str; 3]| {
+        for sql in sql {
+            assert!(client.query(sql).iter().all(|it| it.tag != b'E'), "{sql}");
+        }
+    };
+    strictly(&scene, "chain", |client, sql| three(client, ["BEGIN", sql, "COMMIT AND CHAIN"]));
+    strictly(&scene, "multiple", |client, sql| three(client, ["BEGIN", sql, "COMMIT; BEGIN"]));
+    strictly(&scene, "failed", |client, sql| {
+        three(client, ["BEGIN", sql, "SELECT 1"]);
+        client.query("COMMIT AND CHAIN; SELECT 1/0");
+    });
+    strictly(&scene, "pipeline", |client, sql| {
+        client.send(&[query(sql), query("BEGIN")].concat());
+        client.until_ready(2);
+    });
+    strictly(&scene, "behind a rollback", |client, sql| {
+        three(client, ["BEGIN", "SELECT 1", "SELECT 2"]);
+        client.send(&[query("ROLLBACK"), query(sql)].concat());
+        client.until_ready(2);
+    });
+    strictly(&scene, "in pieces", |client, sql| {
+        let bytes = query(sql);
+        client.send(&bytes[..10]);
+        // The pieces are not to come as one.
+        std::thread::sleep(Duration::from_millis(50));
+        client.send(&bytes[10..]);
+        client.until_ready(1);
+    });
+    strictly(&scene, "in a segment", |client, sql| {
+        client.send(&[extended("BEGIN", &[]), extended(sql, &[]), sync()].concat());
+        client.until_ready(1);
+        client.send(&[extended("COMMIT", &[]), extended("BEGIN", &[]), sync()].concat());
+        client.until_ready(1);
+    });
+    // One that began before the write, and reads behind it.
+    let (mut writer, mut reader) = (scene.client(), scene.client());
+    scene.standbys[0].psql("SELECT pg_wal_replay_pause()");
+    reader.query("BEGIN READ ONLY");
+    writer.query("UPDATE notes SET text = 'begun' WHERE id = 7");
+    assert_eq!(reader.value("SELECT text FROM notes WHERE id = 7"), "begun");
+    assert_eq!(scene.pgring.violations(), Some(0));
+}
+
+/// What was never sent is no commit, and holds up nobody.
+#[test]
+fn statements_that_never_reach_a_server_keep_no_reads_from_standbys() {
+    at_most_minutes(3);
+    let scene = scene(1, |settings| {
+        settings.set("routing.consistency", "strict").set("pool.query_wait_timeout", "500ms")
+    });
+    let (mut first, mut second, mut reader) = (scene.client(), scene.client(), scene.client());
+    let insert = parse("ins", "INSERT INTO notes VALUES (700, 'x')", &[]);
+    first.send(&[insert.clone(), bind("", "ins", &[]), execute("", 0), sync()].concat());
+    first.until_ready(1);
+    second.send(&[insert, sync()].concat());
+    second.until_ready(1);
+    let standby = |reader: &mut Wire| {
+        until("a read on the standby", SOON, || reader.value("SELECT here()") == "standby");
+    };
+    standby(&mut reader);
+    let mut holders: Vec<_> = (0..4).map(|_| scene.client()).collect();
+    for holder in &mut holders {
+        holder.query("BEGIN");
+        holder.query("SELECT 1");
+    }
+    assert_eq!(second.failure("INSERT INTO notes VALUES (701, 'x')"), "53300");
+    standby(&mut reader);
+}
+
+#[test]
+fn who_waits_for_a_standby_or_a_place_waits_for_something_that_comes() {
+    at_most_minutes(3);
+    let mut scene = scene(1, |settings| settings.set("routing.read_wait_max", "60s"));
+    let mut client = scene.client();
+    // Nothing of a segment is answered before its Sync.
+    let update = extended("UPDATE notes SET text = 'x' WHERE id = 7", &[]);
+    client.send(&[update, extended("SHOW pgring.lsn", &[]), sync()].concat());
+    let answers = client.until_ready(1);
+    let place = answers.iter().find(|it| it.tag == b'D').map(Message::value);
+    assert_eq!(place.as_deref(), Some("FFFFFFFF/FFFFFFFF"), "it is not committed yet");
+    scene.standbys[0].psql("SELECT pg_wal_replay_pause()");
+    client.query("UPDATE notes SET text = 'waits' WHERE id = 7");
+    client.send(&query("SELECT text FROM notes WHERE id = 7"));
+    let mut other = Wire::login(scene.pgring.address(), "app");
+    assert_eq!(other.value("SELECT here()"), "standby");
+    scene.pgring.rewrite(|settings| {
+        settings.set("routing.reads", "primary").set("routing.read_wait_max", "off")
+    });
+    scene.pgring.console().ask("RELOAD").expect("it is a good config");
+    let answers = client.until_ready(1);
+    let text = answers.iter().find(|it| it.tag == b'D').map(Message::value);
+    assert_eq!(text.as_deref(), Some("waits"));
 }

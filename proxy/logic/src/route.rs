@@ -59,16 +59,21 @@ pub struct Load {
 
 /// Times below this make no difference.
 const NOTHING: Duration = Duration::from_micros(100);
+/// Answers that take so many times as long take very much longer.
+const MUCH: u128 = 4;
 /// Parts of a unit of cost.
 const PARTS: u128 = 1 << 16;
 
 impl Load {
-    /// What one more would cost beside one of this weight, with the quicker of both at `best`: how
-    /// much waits for its weight, and as many times that as its answers take longer.
+    /// What one more would cost beside one of this weight, with the quicker of both at `best`: one,
+    /// times as often as its answers take longer, and what waits already, for its weight. That much
+    /// waits tells by itself that answers take longer; only where they take very much longer what
+    /// waits counts for more.
     fn cost(&self, beside: u32, best: Duration) -> u128 {
         let least = u128::from(self.weight.min(beside));
         let waiting = PARTS * u128::from(self.waiting) * least / u128::from(self.weight.max(1));
-        (waiting + PARTS) * self.took().as_micros() / best.as_micros().max(1)
+        let times = PARTS * self.took().as_micros() / best.as_micros().max(1);
+        times + waiting * times.max(MUCH * PARTS) / (MUCH * PARTS)
     }
 
     fn took(&self) -> Duration {
@@ -204,6 +209,8 @@ mod tests {
             assert!((47..=53).contains(&equal[0]), "{clients}: {equal:?}");
             let nearly = closed(&[(1_000, 1), (1_200, 1)], clients);
             assert!((44..=58).contains(&nearly[0]), "{clients}: {nearly:?}");
+            let busier = closed(&[(1_000, 1), (2_500, 1)], 64);
+            assert!(busier[1] >= 40, "{clients}: {busier:?}");
             let slow = closed(&[(1_000, 1), (21_000, 1)], clients);
             assert!(slow[1] < 5, "{clients}: {slow:?}");
             let three = closed(&[(1_000, 1), (1_000, 1), (21_000, 1)], clients);

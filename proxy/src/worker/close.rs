@@ -168,6 +168,8 @@ impl<W: World> Worker<'_, W> {
             return self.fail_surrender(*mail);
         };
         busy.surrender = Some((to, mail));
+        // Where it goes, nobody knows that it is woken for large pieces only.
+        self.stop_gathering(id);
         self.let_go_on(id);
         if let Some(conn) = self.table.get(id) {
             conn.phase = Phase::Surrendering;

@@ -179,7 +179,9 @@ impl<W: World> Worker<'_, W> {
                 conn.once = conn.streams > 0;
                 if conn.once {
                     conn.large = self.ring.receive_once(fd.as_fd(), token, conn.gathers);
-                    conn.rush_since = self.now;
+                    if conn.gathers {
+                        conn.rush_since = self.now;
+                    }
                 } else {
                     self.ring.receive(fd.as_fd(), token);
                 }

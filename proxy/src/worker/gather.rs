@@ -18,8 +18,8 @@ use std::os::fd::AsFd;
 
 /// Bytes in a row that show a hurry.
 const RUSH: u32 = 4 * 1024 * 1024;
-/// In this time: 128 MiB a second, a link of a gigabit.
-const RUSH_TIME: Duration = Duration::from_millis(32);
+/// In this time: 300 MiB a second, at which a large buffer is full within [`PATIENCE`].
+const RUSH_TIME: Duration = Duration::from_millis(13);
 /// How long to wait for a buffer full.
 const PATIENCE: Duration = Duration::from_micros(400);
 
@@ -53,6 +53,8 @@ impl<W: World> Worker<'_, W> {
         let Some(fd) = &conn.fd else { return };
         if set_low_water(fd.as_fd(), LARGE_SIZE) {
             conn.gathers = true;
+            // Its receive of many buffers is ended first, which takes a turn.
+            conn.rush_since = self.now;
             conn.streams = STREAM_ROUNDS;
             self.gathering.push(id);
         }
@@ -91,7 +93,8 @@ impl<W: World> Worker<'_, W> {
             place += 1;
             let now = self.now;
             let conn = self.table.get(id);
-            if conn.is_some_and(|conn| conn.receiving && conn.rush_since + PATIENCE <= now) {
+            let late = |conn: &Conn| conn.receiving && conn.rush_since + PATIENCE <= now;
+            if conn.is_some_and(|conn| conn.gathers && late(conn)) {
                 self.stop_gathering(id);
             }
         }

@@ -1,6 +1,6 @@
 //! Starting what stands in between: configurations from `benches/peers`, filled in.
 
-use super::case::{Case, Load, Protocol, Stage};
+use super::case::{Case, Compared, Load, Protocol, Stage};
 use super::scene::Scene;
 use super::target::{self, Subject, Target};
 use crate::place;
@@ -114,6 +114,8 @@ fn values(
     Ok(vec![
         ("standby1_port", standby()),
         ("standby2_port", standby()),
+        // What routing costs is not to be mixed with what a second standby costs.
+        ("weight", if case.compared == Compared::Routing { "0" } else { "1" }.to_owned()),
         ("reads", if subject.routed { "replicas" } else { "primary" }.to_owned()),
         ("port", port.to_string()),
         ("spare_port", place::free_port()?.to_string()),

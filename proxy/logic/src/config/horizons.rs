@@ -1,15 +1,19 @@
 //! What a new configuration takes over from the one before it: what was committed stays so.
 
-use crate::config::{Cluster, Config, Database};
+use crate::config::{Cluster, Config, Database, Node};
 use std::sync::Arc;
 
 impl Config {
     /// Clusters go on with the horizons that clusters of their names had in `old`.
     pub fn keep_horizons(&mut self, old: &Self) {
         for cluster in &mut self.clusters {
-            let Some(before) = old.clusters.iter().find(|it| it.name == cluster.name) else {
-                continue;
+            let mut same = old.clusters.iter().filter(|it| it.name == cluster.name);
+            // Other nodes have another log.
+            let shares = |it: &&Arc<Cluster>| {
+                let known = |node: &Node| it.nodes.iter().any(|old| old.address == node.address);
+                cluster.nodes.iter().any(known)
             };
+            let Some(before) = same.find(shares) else { continue };
             let horizon = before.horizon.clone();
             let kept = Arc::new(Cluster { horizon, ..Cluster::clone(cluster) });
             for database in &mut self.databases {

@@ -10,7 +10,7 @@ use crate::catalog::Catalog;
 use crate::classify::Reason;
 use crate::classify::cache::Verdict;
 use crate::classify::comment::{Hint, hint, role};
-use crate::config::{PoolMode, Reads};
+use crate::config::{Consistency, PoolMode, Reads};
 use crate::hints::Hints;
 use crate::id::ConnId;
 use crate::lane::balance::Place;
@@ -33,8 +33,10 @@ enum Aim {
     Replica,
     /// The primary, where it may write. `defines`: names may mean something else afterwards.
     Primary { defines: bool },
-    /// The primary, though it writes nothing; or not enough of it has come to tell.
+    /// The primary, though it writes nothing.
     Quiet,
+    /// Not enough of it has come to tell: the primary for now, and it is looked at again.
+    Open,
 }
 
 impl Aim {
@@ -47,6 +49,7 @@ impl Aim {
                 Self::Primary { defines: one || two }
             }
             (primary @ Self::Primary { .. }, _) | (_, primary @ Self::Primary { .. }) => primary,
+            (Self::Open, _) | (_, Self::Open) => Self::Open,
             (Self::Quiet, _) | (_, Self::Quiet) => Self::Quiet,
             (Self::Replica, Self::Replica) => Self::Replica,
         }
@@ -74,6 +77,7 @@ impl Lane {
         if client.failing != Failing::No {
             return false;
         }
+        self.verdicts.take_last();
         let aims = matches!(bytes.first(), Some(b'Q' | b'P' | b'B' | b'D' | b'C' | b'E' | b'F'));
         let Some(server) = client.server else {
             if aims && client.wait.is_none() && !client.aimed && self.is_routed(home) {
@@ -90,8 +94,10 @@ impl Lane {
                 }
                 self.note_primary(id, aim);
                 self.expect_commit(id, home, bytes);
-                // A Parse is not run before it is bound.
-                if matches!(bytes.first(), Some(b'Q' | b'B')) {
+                // A Parse is not run before it is bound; what was counted when it had no server yet
+                // is not counted again.
+                let counted = self.clients.get(id).is_some_and(|client| client.mark.is_some());
+                if matches!(bytes.first(), Some(b'Q' | b'B')) && !counted {
                     self.count_route(id, home, false);
                 }
             }
@@ -129,8 +135,13 @@ impl Lane {
         self.expect_commit(id, home, bytes);
         let place = match aim {
             Aim::Replica if !self.is_bound(id) => self.place_of_read(now, id, home, actions),
-            Aim::Replica | Aim::Primary { .. } | Aim::Quiet => Place::Primary,
+            Aim::Replica | Aim::Primary { .. } | Aim::Quiet | Aim::Open => Place::Primary,
         };
+        if place != Place::Wait
+            && let Some(client) = self.clients.get_mut(id)
+        {
+            client.behind_since = None;
+        }
         let pool = match place {
             Place::Replica(pool) => {
                 self.begin_reading(id);
@@ -142,7 +153,10 @@ impl Lane {
         };
         if let Some(client) = self.clients.get_mut(id) {
             client.pool = Some(pool);
-            client.aimed = true;
+            client.aimed = aim != Aim::Open;
+        }
+        if aim == Aim::Open {
+            return false;
         }
         self.count_route(id, home, pool != home);
         false
@@ -179,14 +193,14 @@ impl Lane {
 
     /// What a message asks for that is the first of these bytes.
     fn aim_of_message(&mut self, id: ConnId, home: usize, bytes: &[u8]) -> Aim {
-        let Ok(Some(head)) = header(bytes, LENGTH_MAX) else { return Aim::Quiet };
+        let Ok(Some(head)) = header(bytes, LENGTH_MAX) else { return Aim::Open };
         let Some(message) = bytes.get(..head.total()) else {
             let small = head.body() <= self.config.limits.statement_bytes_max;
             let text = matches!(head.tag, b'Q' | b'P');
             // A text that comes in pieces is looked at when it is whole; one that is too large for
             // that may be anything, and so may a Bind of which not even the names are there.
             return match (text, small) {
-                (true, true) => Aim::Quiet,
+                (true, true) => Aim::Open,
                 (true, false) => Aim::Primary { defines: !is_data(&bytes[Header::SIZE..]) },
                 (false, _) => Aim::PRIMARY,
             };
@@ -226,11 +240,20 @@ impl Lane {
         let catalog = self.pools[home].catalog.clone();
         let edition = catalog.as_ref().map_or(0, |catalog| catalog.version());
         // Without a catalog nothing is a read.
+        let strict = self.pools[home].database.routing.consistency == Consistency::Strict;
         let judge = |names: &_| catalog.is_some_and(|catalog| catalog.judge(names).is_none());
         let asked = hint(text).or_else(|| self.asked_by_session(id));
         match self.verdicts.verdict(text, edition, judge) {
             Verdict::Read | Verdict::Begin { .. } if asked == Some(Hint::Primary) => Aim::Quiet,
-            Verdict::Unproven if asked == Some(Hint::Replica) => Aim::Replica,
+            // Each of its statements is a read of its own.
+            Verdict::Begin { .. } if strict => Aim::Quiet,
+            Verdict::Unproven if asked == Some(Hint::Replica) => {
+                // Should it come to the primary, it may write there.
+                if let Some(client) = self.clients.get_mut(id) {
+                    client.wrote = true;
+                }
+                Aim::Replica
+            }
             Verdict::Unproven => Aim::PRIMARY,
             Verdict::Read | Verdict::Begin { read_only: true, serializable: false } => Aim::Replica,
             Verdict::Begin { .. } | Verdict::Primary { writes: false, .. } => Aim::Quiet,
@@ -282,7 +305,7 @@ impl Lane {
             }
         }
         // Its end is not there yet, and may write.
-        Aim::Quiet
+        seen.and(Aim::Open)
     }
 
     /// A statement that was parsed before.
@@ -327,7 +350,7 @@ impl Lane {
             && client.wait.is_none()
         {
             client.pool = client.home;
-            client.aimed = false;
+            self.nothing_sent(id);
         }
     }
 

@@ -27,6 +27,8 @@ enum Fit {
     Pool(usize),
     /// Replicas that have not replayed yet what it must show.
     Later,
+    /// None that could be asked now: nobody knows yet what there is, or it is paused.
+    Unknown,
     /// No replica at all.
     Nobody,
 }
@@ -57,18 +59,14 @@ impl Lane {
         let routing = &self.pools[home].database.routing;
         let (limit, fallback) = (routing.read_wait_max, routing.fallback);
         let Some(client) = self.clients.get_mut(id) else { return Place::Primary };
-        let known = client.lsn < Lsn(u64::MAX);
-        if matches!(fit, Fit::Later) && known && !limit.is_zero() {
+        if matches!(fit, Fit::Later) && !limit.is_zero() {
             let since = *client.behind_since.get_or_insert(now);
             if now.since(since) < limit {
-                if !self.behind.contains(&id) {
-                    self.behind.push(id);
-                }
+                self.behind.push(id);
                 self.watch_client(id);
                 return Place::Wait;
             }
         }
-        client.behind_since = None;
         match fit {
             Fit::Pool(pool) => Place::Replica(pool),
             Fit::Nobody if fallback == Fallback::Error => {
@@ -76,7 +74,7 @@ impl Lane {
                 self.fail_statement(id, sqlstate::CANNOT_CONNECT_NOW, message, actions);
                 Place::Refused
             }
-            Fit::Later | Fit::Nobody => Place::Primary,
+            Fit::Later | Fit::Unknown | Fit::Nobody => Place::Primary,
         }
     }
 
@@ -93,18 +91,21 @@ impl Lane {
                 client.lsn.max(database.cluster.horizon.lsn().unwrap_or(Lsn(u64::MAX)))
             }
         };
-        let lsn = written.max(self.told_by_session(id));
+        let told = self.told_by_session(id);
+        // A place that nobody knows, or will reach, is not waited for.
+        let comes = client.lsn.max(told) < Lsn(u64::MAX);
+        let lsn = written.max(told);
         let (lag_bytes_max, lag_max) = (routing.lag_bytes_max as u64, routing.lag_max);
         let wish = Wish { lsn, lag_bytes_max, lag_max };
         let topology = Arc::clone(&self.topology);
         let Some(standings) = topology.clusters.get(&*database.cluster.name) else {
-            return Fit::Nobody;
+            return Fit::Unknown;
         };
         let mut loads = [Load::default(); REPLICAS_MAX];
         let mut pools = [home; REPLICAS_MAX];
         let mut near = [false; REPLICAS_MAX];
         let mut count = 0;
-        let mut behind = false;
+        let (mut behind, mut paused) = (false, false);
         for (node, standing) in standings {
             if count == REPLICAS_MAX {
                 break;
@@ -118,6 +119,7 @@ impl Lane {
             }
             let pool = self.replica_pool(home, node);
             let rank = &self.pools[pool];
+            paused |= rank.paused;
             if rank.retry_at.is_some_and(|at| now < at) || rank.paused {
                 continue;
             }
@@ -136,7 +138,8 @@ impl Lane {
         }
         match choose(&loads[..count], &mut self.chance) {
             Some(index) => Fit::Pool(pools[index]),
-            None if behind => Fit::Later,
+            None if behind && comes => Fit::Later,
+            None if behind || paused => Fit::Unknown,
             None => Fit::Nobody,
         }
     }
@@ -147,6 +150,16 @@ impl Lane {
         let told = self.clients.get(id).and_then(|client| client.state.get(MIN_LSN));
         let told = told.map(|told| told.trim()).filter(|told| !told.is_empty());
         told.map_or(Lsn(0), |told| told.parse().unwrap_or(Lsn(u64::MAX)))
+    }
+
+    /// The configuration has changed: whoever waits begins anew.
+    pub(super) fn forget_behind(&mut self, actions: &mut Out) {
+        for &id in &self.behind {
+            if let Some(client) = self.clients.get_mut(id) {
+                client.behind_since = None;
+            }
+        }
+        self.look_for_replicas(actions);
     }
 
     /// Nodes have moved: reads that wait for one of them look again.

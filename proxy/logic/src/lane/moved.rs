@@ -368,6 +368,7 @@ impl Lane {
             return false;
         }
         self.end_reading(id);
+        self.nothing_sent(id);
         if let Some(client) = self.clients.get_mut(id) {
             client.query_since = None;
             client.transaction_since = None;

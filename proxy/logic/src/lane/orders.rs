@@ -164,8 +164,12 @@ impl Lane {
             };
             let login = self.login_of(&key.user, &database);
             let old = &self.pools[pool];
+            let places = |database: &Database| {
+                let nodes = database.cluster.nodes.iter();
+                nodes.map(|node| (node.name.clone(), node.resolved.clone())).collect::<Vec<_>>()
+            };
             let moved = old.database.dbname != database.dbname
-                || old.database.cluster.nodes != database.cluster.nodes;
+                || places(&old.database) != places(&database);
             let stale = moved || login != old.login;
             let epoch = self.orders.epoch;
             let rank = &mut self.pools[pool];
@@ -191,6 +195,7 @@ impl Lane {
             self.ask(now, pool, actions);
             self.watch_pool(now, pool);
         }
+        self.forget_behind(actions);
         // A limit may have become shorter for whoever is idle already.
         for id in self.clients.ids() {
             self.watch_client(id);

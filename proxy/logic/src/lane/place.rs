@@ -11,7 +11,7 @@ use crate::lane::server::purpose;
 use crate::lane::{Lane, Out};
 use crate::ledger::{Entry, Origin};
 use crate::topology::Lsn;
-use pgring_wire::client::query;
+use pgring_wire::client::{Parse, bind_names, query};
 use pgring_wire::frame::{Header, LENGTH_MAX, header};
 
 /// No record of the transaction lies behind this place.
@@ -27,22 +27,21 @@ impl Lane {
         let (wrote, defines) = (client.wrote, client.defines);
         client.wrote = false;
         client.defines = false;
+        // If no place is asked for, it is lost.
+        let mut commit = client.commit.take();
         if !self.is_routed(home) {
             return false;
         }
         if defines {
             self.catalog_changed(home, actions);
         }
-        let level = self.pools[home].database.routing.consistency;
-        if !wrote || level == Consistency::Eventual {
+        if !wrote || self.pools[home].database.routing.consistency == Consistency::Eventual {
             return false;
         }
         let spent = self.server_ref(server).is_none_or(Self::is_spent);
-        let mut commit = None;
         if let Some(client) = self.clients.get_mut(id) {
             // Until the answer is there.
             client.lsn = Lsn(u64::MAX);
-            commit = client.commit.take();
         }
         if spent {
             return false;
@@ -61,37 +60,74 @@ impl Lane {
     /// A message of a client is about to go to the primary. Where reads must show what any session
     /// has written, all lanes are to know of it before the client can hear that it has committed.
     pub(super) fn expect_commit(&mut self, id: ConnId, home: usize, bytes: &[u8]) {
-        let database = &self.pools[home].database;
-        if database.routing.consistency != Consistency::Strict {
+        let level = self.pools[home].database.routing.consistency;
+        let wrote = self.clients.get(id).is_some_and(|client| client.wrote);
+        if level != Consistency::Strict || !wrote {
             return;
         }
+        let ends = self.may_end(id, bytes);
         let Some(client) = self.clients.get(id) else { return };
-        if !client.wrote || client.commit.is_some() {
-            return;
-        }
         let far = client.server.and_then(|server| self.server_ref(server));
-        if far.is_some_and(|far| far.status != b'I') && !self.may_end(bytes) {
+        // What is under way may end the transaction.
+        let inside = far.is_some_and(|far| far.status != b'I' && !far.ledger.is_exchanging());
+        if client.commit.is_none() && inside && !ends {
             return;
         }
-        let commit = self.pools[home].database.cluster.horizon.begin();
+        let horizon = self.pools[home].database.cluster.horizon.clone();
         if let Some(client) = self.clients.get_mut(id) {
-            client.commit = Some(Box::new(commit));
+            let commit = client.commit.get_or_insert_with(|| Box::new(horizon.begin()));
+            if ends {
+                commit.is_done();
+            }
         }
     }
 
     /// Whether a message may end the transaction that is open.
-    fn may_end(&mut self, bytes: &[u8]) -> bool {
+    fn may_end(&mut self, id: ConnId, bytes: &[u8]) -> bool {
         let Ok(Some(head)) = header(bytes, LENGTH_MAX) else { return true };
-        let text = bytes.get(Header::SIZE..head.total()).filter(|_| head.tag == b'Q').map(query);
-        match text {
-            Some(Ok(text)) => self.memo.scan(text).has(Hints::ENDS),
-            Some(Err(_)) | None => true,
+        let Some(body) = bytes.get(Header::SIZE..head.total()) else { return true };
+        let text = match head.tag {
+            b'Q' => query(body).ok(),
+            b'P' => Parse::read(body).ok().map(|parse| parse.text),
+            b'B' => {
+                let Some(names) = bind_names(body) else { return true };
+                let Some(client) = self.clients.get(id) else { return true };
+                let known = client.names.get(names.statement);
+                return match (&client.unnamed, known) {
+                    (Some(unnamed), _) if names.statement.is_empty() => {
+                        unnamed.hints.has(Hints::ENDS)
+                    }
+                    (_, Some(statement)) => self.texts.hints(statement).has(Hints::ENDS),
+                    // What is parsed in front of it has been looked at.
+                    (_, None) => false,
+                };
+            }
+            b'D' | b'C' | b'E' | b'S' | b'H' => return false,
+            _ => None,
+        };
+        text.is_none_or(|text| self.memo.scan(text).has(Hints::ENDS))
+    }
+
+    /// An exchange of a client has ended: its transaction is over (`ended`), or goes on and nothing
+    /// else of the client is under way.
+    pub(super) fn exchanged(&mut self, id: ConnId, ended: bool) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        if ended {
+            if let Some(commit) = &mut client.commit {
+                commit.is_done();
+            }
+        } else if let Some(commit) = client.commit.take() {
+            commit.goes_on();
         }
     }
 
-    /// An answer has left a client's transaction open, and nothing else of it is under way.
-    pub(super) fn nothing_committed(&mut self, id: ConnId) {
-        if let Some(commit) = self.clients.get_mut(id).and_then(|client| client.commit.take()) {
+    /// What a client said has been answered without a server: none of it was sent.
+    pub(super) fn nothing_sent(&mut self, id: ConnId) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        client.aimed = false;
+        client.wrote = false;
+        client.defines = false;
+        if let Some(commit) = client.commit.take() {
             commit.end();
         }
     }

@@ -265,8 +265,9 @@ impl Lane {
         }
         if waiting {
             client.query_since = Some(now);
-        } else if status != b'I' {
-            self.nothing_committed(id);
+        }
+        if status == b'I' || !waiting {
+            self.exchanged(id, status == b'I');
         }
     }
 

@@ -4,13 +4,16 @@
 //! selects the answer. A session that says `SET pgring.min_lsn` with it reads what the first one
 //! has written, through any pgring before the same nodes.
 
+use crate::config::Consistency;
 use crate::hints::Hints;
 use crate::id::ConnId;
+use crate::lane::client::Client;
 use crate::lane::traffic::{Message, Step};
 use crate::lane::{Lane, Out};
 use crate::ledger::{Expect, Origin};
 use crate::lexer::{Lexer, Token};
 use crate::time::Instant;
+use crate::topology::Lsn;
 use pgring_wire::client::{Parse, write};
 
 impl Lane {
@@ -57,7 +60,7 @@ impl Lane {
             return Some(Step::Wait);
         }
         let client = self.clients.get_mut(id)?;
-        let (server, answer) = (client.server?, answer(client.lsn));
+        let (server, answer) = (client.server?, answer(client));
         client.segment = client.segment.wrapping_add(1);
         actions.write(server, |out| write::query(out, answer.as_bytes()));
         self.push(id, Expect::Query, Origin::Client, 0);
@@ -80,7 +83,7 @@ impl Lane {
             return Some(Step::Wait);
         }
         let client = self.clients.get(id)?;
-        let (server, answer) = (client.server?, answer(client.lsn));
+        let (server, answer) = (client.server?, answer(client));
         let body = [answer.as_bytes(), &[0], parse.types].concat();
         let mut sent = Ok(());
         actions.write(server, |out| sent = write::parse(out, b"", &body));
@@ -94,16 +97,24 @@ impl Lane {
         Some(Step::Took(message.shown.len()))
     }
 
-    /// Whether it is known where a client's writes end.
+    /// Whether it is followed where a client's writes end.
     fn tells_place(&self, id: ConnId) -> bool {
-        self.clients.get(id).and_then(|client| client.home).is_some_and(|home| self.is_routed(home))
+        let home = self.clients.get(id).and_then(|client| client.home);
+        home.is_some_and(|home| {
+            let level = self.pools[home].database.routing.consistency;
+            self.is_routed(home) && level != Consistency::Eventual
+        })
     }
 
     /// Whether an answer is under way behind which there is another place.
     fn must_wait_for_place(&mut self, id: ConnId) -> bool {
         let server = self.clients.get(id).and_then(|client| client.server);
         let far = server.and_then(|server| self.server_ref(server));
-        let waits = far.is_some_and(|far| far.ledger.is_waiting());
+        // What is sent without a Sync behind it is not answered before that comes.
+        let waits = far.is_some_and(|far| {
+            let own = far.ledger.is_waiting() && !far.ledger.is_clients();
+            (own || far.ledger.is_exchanging()) && !far.ledger.is_copying_in()
+        });
         if let Some(client) = self.clients.get_mut(id) {
             client.stalled |= waits;
         }
@@ -111,8 +122,10 @@ impl Lane {
     }
 }
 
-/// What is said in place of the question.
-fn answer(lsn: crate::topology::Lsn) -> String {
+/// What is said in place of the question. What has been written and has no place yet, because it is
+/// not committed or its session keeps the server, is shown by the primary only.
+fn answer(client: &Client) -> String {
+    let lsn = if client.wrote { Lsn(u64::MAX) } else { client.lsn };
     format!("SELECT '{lsn}'::pg_catalog.text AS \"pgring.lsn\"")
 }
 

@@ -44,6 +44,8 @@ pub struct Commit {
     horizon: Horizon,
     /// How many were lost when the place was asked for.
     lost: u64,
+    /// Something may have been committed already.
+    done: bool,
     ended: bool,
 }
 
@@ -52,7 +54,7 @@ impl Horizon {
     pub fn begin(&self) -> Commit {
         // Before the statement goes out, so before anybody can be told that it has committed.
         self.0.open.fetch_add(1, Ordering::SeqCst);
-        Commit { horizon: self.clone(), lost: 0, ended: false }
+        Commit { horizon: self.clone(), lost: 0, done: false, ended: false }
     }
 
     /// How many commits were lost; to be looked at before the primary is asked where it is.
@@ -74,8 +76,10 @@ impl Horizon {
             return None;
         }
         let lost = self.0.lost.load(Ordering::SeqCst);
+        // In this order: whoever sees that they are found, sees where.
+        let found = self.0.found.load(Ordering::SeqCst) >= lost;
         let place = Lsn(self.0.place.load(Ordering::SeqCst));
-        (self.0.found.load(Ordering::SeqCst) >= lost).then_some(place)
+        found.then_some(place)
     }
 }
 
@@ -90,7 +94,18 @@ impl Commit {
         self.horizon.find(self.lost, lsn);
     }
 
-    /// It lies before a place that was told, or nothing was committed.
+    /// Something may have been committed.
+    pub fn is_done(&mut self) {
+        self.done = true;
+    }
+
+    /// The transaction is still open, and nothing else is under way. What may have been committed
+    /// before it is lost.
+    pub fn goes_on(mut self) {
+        self.ended = !self.done;
+    }
+
+    /// It lies before a place that was told, or was never sent.
     pub fn end(mut self) {
         self.ended = true;
     }
@@ -145,6 +160,13 @@ mod tests {
         late.tell(Lsn(8));
         late.end();
         assert_eq!(horizon.lsn(), Some(Lsn(8)));
+        horizon.begin().goes_on();
+        assert_eq!(horizon.lsn(), Some(Lsn(8)), "nothing was committed");
+        let mut chained = horizon.begin();
+        chained.is_done();
+        chained.goes_on();
+        assert_eq!(horizon.lsn(), None, "and another transaction was begun");
+        horizon.find(horizon.lost(), Lsn(8));
         let before = horizon.lost();
         drop(horizon.begin());
         horizon.find(before, Lsn(9));
