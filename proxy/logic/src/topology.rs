@@ -84,6 +84,12 @@ pub struct Standing {
     pub role: Role,
     /// How far its log goes: written, on the primary; replayed, on a standby.
     pub lsn: Lsn,
+    /// The end of its log with what has not been written yet, on the primary.
+    pub end: Lsn,
+    /// When it was asked.
+    pub asked: Instant,
+    /// How many statements that may have committed had never been answered by then.
+    pub lost: u64,
     /// By how many bytes it is behind the primary.
     pub lag_bytes: u64,
     /// For how long the primary has been where it is now.

@@ -4,6 +4,7 @@
 //! traffic for a question. A node is asked at the interval of the configuration, and more often
 //! while reads wait for what was written.
 
+use crate::clock;
 use pgring_logic::action::Address;
 use pgring_logic::config::{Cluster, Config, Monitor};
 use pgring_logic::topology::horizon::Horizon;
@@ -36,8 +37,18 @@ pub(super) struct Seen {
     pub(super) node: Arc<str>,
     /// Which of its addresses was asked.
     pub(super) address: usize,
-    /// What it is and where its log ends; or why it does not answer.
-    pub(super) answer: Result<(Role, Lsn), String>,
+    /// What it says; or why it does not answer.
+    pub(super) answer: Result<Answer, String>,
+}
+
+/// What a node says of itself; see [`pgring_logic::topology::Standing`].
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Answer {
+    pub(super) role: Role,
+    pub(super) lsn: Lsn,
+    pub(super) end: Lsn,
+    pub(super) asked: pgring_logic::time::Instant,
+    pub(super) lost: u64,
 }
 
 /// The watch over all nodes; it ends when dropped.
@@ -108,7 +119,7 @@ impl Target {
         }
     }
 
-    fn seen(&self, address: usize, answer: Result<(Role, Lsn), String>) -> Seen {
+    fn seen(&self, address: usize, answer: Result<Answer, String>) -> Seen {
         let (cluster, node) = (Arc::clone(&self.cluster), Arc::clone(&self.node));
         Seen { cluster, node, address, answer }
     }
@@ -122,12 +133,10 @@ impl Target {
     ) -> String {
         loop {
             let asked = Instant::now();
-            let lost = self.horizon.lost();
-            let answer = timeout(self.settings.timeout, ask(client)).await;
-            if let Ok(Ok((Role::Primary, _, Some(end)))) = answer {
-                self.horizon.find(lost, end.end_of_record());
-            }
-            match answer.map(|answer| answer.map(|(role, lsn, _)| (role, lsn))) {
+            // What was told before this lies before the end that the primary tells.
+            let (lost, begun) = (self.horizon.lost(), clock::now());
+            let asks = async { ask(client).await.map(|it| Answer { asked: begun, lost, ..it }) };
+            match timeout(self.settings.timeout, asks).await {
                 Ok(Ok(answer)) if out.send(self.seen(address, Ok(answer))).is_ok() => {}
                 Ok(Ok(_)) => return "nobody listens".to_owned(),
                 Ok(Err(error)) => return error,
@@ -192,7 +201,7 @@ where
 }
 
 /// Asks a node what it is.
-async fn ask(client: &Client) -> Result<(Role, Lsn, Option<Lsn>), String> {
+async fn ask(client: &Client) -> Result<Answer, String> {
     let answers = client.simple_query(QUESTION).await.map_err(told)?;
     let row = answers.iter().find_map(|answer| {
         let SimpleQueryMessage::Row(row) = answer else { return None };
@@ -200,8 +209,9 @@ async fn ask(client: &Client) -> Result<(Role, Lsn, Option<Lsn>), String> {
     });
     let (recovery, lsn, end) = row.ok_or("an answer without a row")?;
     let role = if recovery == "t" { Role::Standby } else { Role::Primary };
-    let place = |lsn: &str| lsn.parse().map_err(|_| format!("{lsn:?} is no place in a log"));
-    Ok((role, place(lsn)?, end.map(place).transpose()?))
+    let place = |lsn: &str| lsn.parse::<Lsn>().map_err(|_| format!("{lsn:?} is no place in a log"));
+    let end = end.map(place).transpose()?.map(Lsn::end_of_record).unwrap_or_default();
+    Ok(Answer { role, lsn: place(lsn)?, end, ..Answer::default() })
 }
 
 fn say(error: impl Display) -> String {

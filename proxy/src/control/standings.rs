@@ -1,7 +1,7 @@
 //! Where the nodes stand, as the monitor has seen them.
 
 use crate::clock;
-use crate::control::monitor::{Seen, Watch};
+use crate::control::monitor::{Answer, Seen, Watch};
 use crate::control::{Control, State};
 use pgring_logic::config::Reads;
 use pgring_logic::mail::Mail;
@@ -39,7 +39,7 @@ impl Control {
         let standings = topology.clusters.entry(seen.cluster).or_default();
         let standing = standings.entry(seen.node).or_default();
         match seen.answer {
-            Ok((role, lsn)) => {
+            Ok(Answer { role, lsn, end, asked, lost }) => {
                 if role == Role::Primary {
                     track.mark(now, lsn);
                 }
@@ -57,6 +57,9 @@ impl Control {
                 *standing = Standing {
                     role,
                     lsn,
+                    end,
+                    asked,
+                    lost,
                     lag_bytes,
                     lag,
                     address,

@@ -89,9 +89,6 @@ impl Lane {
         if far.pool == home {
             if aims && self.is_routed(home) {
                 let aim = self.aim_of_message(id, home, bytes);
-                if aim == Aim::Replica && self.awaits_place(id, home, server) {
-                    return true;
-                }
                 self.note_primary(id, aim);
                 self.expect_commit(id, home, bytes);
                 // A Parse is not run before it is bound; what was counted when it had no server yet

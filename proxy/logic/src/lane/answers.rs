@@ -112,8 +112,7 @@ impl Lane {
             return true;
         }
         let Some(entry) = far.ledger.head() else { return is_read(head, false) };
-        let looks =
-            far.inspected.is_some() || matches!(entry.mark, purpose::TEMPORARY | purpose::PLACE);
+        let looks = far.inspected.is_some() || entry.mark == purpose::TEMPORARY;
         is_read(head, entry.origin == Origin::Own && looks)
     }
 

@@ -1,8 +1,9 @@
 //! Which replica a read goes to, and what becomes of it where there is none.
 
 use crate::action::Action;
-use crate::config::{Consistency, Fallback};
+use crate::config::Fallback;
 use crate::id::ConnId;
+use crate::lane::place::NOWHERE;
 use crate::lane::pool::Pool;
 use crate::lane::{Lane, Out};
 use crate::mail::Mail;
@@ -17,9 +18,6 @@ const REPLICAS_MAX: usize = 16;
 
 /// How often a lane says that reads wait for replicas.
 const BEHIND: Duration = Duration::from_millis(100);
-
-/// The place in the log that a session's reads must show.
-const MIN_LSN: &str = "pgring.min_lsn";
 
 /// What there is for a read.
 enum Fit {
@@ -80,27 +78,17 @@ impl Lane {
 
     /// What there is for a read of this client.
     fn fit_for(&mut self, now: Instant, id: ConnId, home: usize, actions: &mut Out) -> Fit {
-        let Some(client) = self.clients.get(id) else { return Fit::Nobody };
         let database = Arc::clone(&self.pools[home].database);
         let routing = &database.routing;
-        let written = match routing.consistency {
-            Consistency::Eventual => Lsn(0),
-            Consistency::Session => client.lsn,
-            // While nobody knows, no standby shows it.
-            Consistency::Strict => {
-                client.lsn.max(database.cluster.horizon.lsn().unwrap_or(Lsn(u64::MAX)))
-            }
-        };
-        let told = self.told_by_session(id);
-        // A place that nobody knows, or will reach, is not waited for.
-        let comes = client.lsn.max(told) < Lsn(u64::MAX);
-        let lsn = written.max(told);
         let (lag_bytes_max, lag_max) = (routing.lag_bytes_max as u64, routing.lag_max);
-        let wish = Wish { lsn, lag_bytes_max, lag_max };
         let topology = Arc::clone(&self.topology);
         let Some(standings) = topology.clusters.get(&*database.cluster.name) else {
             return Fit::Unknown;
         };
+        let lsn = self.must_show(id, home, standings);
+        // What a session has been told and cannot be read, or come, is not waited for.
+        let comes = self.told_by_session(id) < NOWHERE;
+        let wish = Wish { lsn, lag_bytes_max, lag_max };
         let mut loads = [Load::default(); REPLICAS_MAX];
         let mut pools = [home; REPLICAS_MAX];
         let mut near = [false; REPLICAS_MAX];
@@ -142,14 +130,6 @@ impl Lane {
             None if behind || paused => Fit::Unknown,
             None => Fit::Nobody,
         }
-    }
-
-    /// What a client's reads must show by its own word, `SET pgring.min_lsn`: a place that it has
-    /// got from another session. What cannot be read is shown by the primary only.
-    fn told_by_session(&self, id: ConnId) -> Lsn {
-        let told = self.clients.get(id).and_then(|client| client.state.get(MIN_LSN));
-        let told = told.map(|told| told.trim()).filter(|told| !told.is_empty());
-        told.map_or(Lsn(0), |told| told.parse().unwrap_or(Lsn(u64::MAX)))
     }
 
     /// The configuration has changed: whoever waits begins anew.

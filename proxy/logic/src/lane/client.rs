@@ -120,9 +120,12 @@ pub(super) struct Client {
     pub(super) pool: Option<usize>,
     /// The primary's pool for its database and user.
     pub(super) home: Option<usize>,
-    /// Behind the last commit that wrote something.
+    /// What it has committed lies before this place,
     pub(super) lsn: Lsn,
-    /// Something may have been written since `lsn`.
+    /// but for what it has committed by this time, of which no place is known yet; at the start of
+    /// time nothing.
+    pub(super) committed: Instant,
+    /// Something may have been written that is not committed yet.
     pub(super) wrote: bool,
     /// What it may be told is committed, where that counts for all sessions.
     pub(super) commit: Option<Box<Commit>>,
@@ -204,6 +207,7 @@ impl Client {
             pool: None,
             home: None,
             lsn: Lsn(0),
+            committed: Instant::START,
             wrote: false,
             commit: None,
             defines: false,

@@ -127,7 +127,6 @@ impl Lane {
             cancels: 0,
             cancel_later: None,
             inspected: None,
-            commit: None,
             hides: 0,
             touched: None,
             dirty: false,

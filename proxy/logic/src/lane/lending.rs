@@ -216,7 +216,6 @@ impl Lane {
             cancels: 0,
             cancel_later: None,
             inspected: None,
-            commit: None,
             hides: 0,
             touched,
             dirty: false,

@@ -30,10 +30,6 @@ impl Lane {
             far.unseen &= !none;
             far.unfit |= !none;
         }
-        if entry.mark == purpose::PLACE {
-            let value = backend::data_row(body).into_iter().flatten().next().flatten();
-            return self.place(id, value);
-        }
         if entry.mark != purpose::INSPECT {
             return;
         }

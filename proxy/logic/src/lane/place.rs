@@ -1,60 +1,67 @@
 //! Where a client's writes end in the log of the primary: its reads are not to be shown less.
 //!
-//! Behind a transaction that may have written, the server is asked where its log ends, before
-//! anybody else gets it. The client does not wait for that. Were there no answer, no replica would
-//! do for the client's reads any more.
+//! Nobody asks for that place behind a commit; it is noted when the commit was answered. Where the
+//! monitor next finds the primary is behind it, and soon enough: until then no standby is known to
+//! have replayed it either. So a commit costs nothing.
 
 use crate::config::Consistency;
 use crate::hints::Hints;
 use crate::id::ConnId;
-use crate::lane::server::purpose;
 use crate::lane::{Lane, Out};
-use crate::ledger::{Entry, Origin};
-use crate::topology::Lsn;
+use crate::time::Instant;
+use crate::topology::{Lsn, Role, Standing, Standings};
 use pgring_wire::client::{Parse, bind_names, query};
 use pgring_wire::frame::{Header, LENGTH_MAX, header};
 
-/// No record of the transaction lies behind this place.
-const QUESTION: &str = "SELECT pg_catalog.pg_current_wal_insert_lsn()";
+/// The place in the log that a session's reads must show.
+const MIN_LSN: &str = "pgring.min_lsn";
+
+/// A place that no standby reaches: what must be shown, nobody knows.
+pub(super) const NOWHERE: Lsn = Lsn(u64::MAX);
 
 impl Lane {
-    /// A client is about to give its server back. Tells whether that must wait for an answer.
-    pub(super) fn asks_place(&mut self, id: ConnId, server: ConnId, actions: &mut Out) -> bool {
-        let Some(client) = self.clients.get_mut(id) else { return false };
-        let Some(home) = client.home.filter(|home| client.pool == Some(*home)) else {
-            return false;
-        };
-        let (wrote, defines) = (client.wrote, client.defines);
-        client.wrote = false;
-        client.defines = false;
-        // If no place is asked for, it is lost.
-        let mut commit = client.commit.take();
-        if !self.is_routed(home) {
-            return false;
+    /// A client is about to give its server back: what it has written is committed by now.
+    pub(super) fn note_commit(&mut self, now: Instant, id: ConnId, actions: &mut Out) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        let Some(home) = client.home.filter(|home| client.pool == Some(*home)) else { return };
+        if core::mem::take(&mut client.wrote) {
+            client.committed = now;
         }
-        if defines {
+        let defines = core::mem::take(&mut client.defines);
+        if defines && self.is_routed(home) {
             self.catalog_changed(home, actions);
         }
-        if !wrote || self.pools[home].database.routing.consistency == Consistency::Eventual {
-            return false;
+    }
+
+    /// The place that a read of this client must show.
+    pub(super) fn must_show(&mut self, id: ConnId, home: usize, standings: &Standings) -> Lsn {
+        let primary = primary(standings);
+        let told = self.told_by_session(id);
+        let cluster = &self.pools[home].database.cluster;
+        let Some(client) = self.clients.get_mut(id) else { return NOWHERE };
+        let everybody = match self.pools[home].database.routing.consistency {
+            Consistency::Eventual => return told,
+            Consistency::Session => Lsn(0),
+            Consistency::Strict => match primary {
+                Some(it) if cluster.horizon.is_behind(it.asked, it.lost) => it.end,
+                Some(_) | None => NOWHERE,
+            },
+        };
+        if client.committed > Instant::START {
+            let committed = client.committed;
+            let Some(primary) = primary.filter(|it| it.asked > committed) else { return NOWHERE };
+            client.lsn = client.lsn.max(primary.end);
+            client.committed = Instant::START;
         }
-        let spent = self.server_ref(server).is_none_or(Self::is_spent);
-        if let Some(client) = self.clients.get_mut(id) {
-            // Until the answer is there.
-            client.lsn = Lsn(u64::MAX);
-        }
-        if spent {
-            return false;
-        }
-        if let Some(commit) = &mut commit {
-            commit.asks();
-        }
-        if let Some(far) = self.server_mut(server) {
-            // The client may leave before the answer comes.
-            far.commit = commit;
-        }
-        self.own_query(server, QUESTION, purpose::PLACE, actions);
-        true
+        client.lsn.max(everybody).max(told)
+    }
+
+    /// What a client's reads must show by its own word, `SET pgring.min_lsn`: a place that it has
+    /// got from another session. What cannot be read is shown by the primary only.
+    pub(super) fn told_by_session(&self, id: ConnId) -> Lsn {
+        let told = self.clients.get(id).and_then(|client| client.state.get(MIN_LSN));
+        let told = told.map(|told| told.trim()).filter(|told| !told.is_empty());
+        told.map_or(Lsn(0), |told| told.parse().map_or(NOWHERE, Lsn::end_of_record))
     }
 
     /// A message of a client is about to go to the primary. Where reads must show what any session
@@ -75,10 +82,7 @@ impl Lane {
         }
         let horizon = self.pools[home].database.cluster.horizon.clone();
         if let Some(client) = self.clients.get_mut(id) {
-            let commit = client.commit.get_or_insert_with(|| Box::new(horizon.begin()));
-            if ends {
-                commit.is_done();
-            }
+            client.commit.get_or_insert_with(|| Box::new(horizon.begin()));
         }
     }
 
@@ -108,16 +112,11 @@ impl Lane {
         text.is_none_or(|text| self.memo.scan(text).has(Hints::ENDS))
     }
 
-    /// An exchange of a client has ended: its transaction is over (`ended`), or goes on and nothing
-    /// else of the client is under way.
-    pub(super) fn exchanged(&mut self, id: ConnId, ended: bool) {
-        let Some(client) = self.clients.get_mut(id) else { return };
-        if ended {
-            if let Some(commit) = &mut client.commit {
-                commit.is_done();
-            }
-        } else if let Some(commit) = client.commit.take() {
-            commit.goes_on();
+    /// An exchange of a client has ended, and nothing else of it is under way. Whether it has
+    /// committed anything does not matter.
+    pub(super) fn exchanged(&mut self, now: Instant, id: ConnId) {
+        if let Some(commit) = self.clients.get_mut(id).and_then(|client| client.commit.take()) {
+            commit.end(now);
         }
     }
 
@@ -128,49 +127,14 @@ impl Lane {
         client.wrote = false;
         client.defines = false;
         if let Some(commit) = client.commit.take() {
-            commit.end();
+            commit.end(Instant::START);
         }
     }
+}
 
-    /// Whether a read had better wait until it is known where its client's writes end: only then is
-    /// there a standby to wait for.
-    pub(super) fn awaits_place(&mut self, id: ConnId, home: usize, server: ConnId) -> bool {
-        if self.pools[home].database.routing.read_wait_max.is_zero() {
-            return false;
-        }
-        let asked = self.server_ref(server).is_some_and(|far| {
-            let own = |entry: Entry| entry.origin == Origin::Own && entry.mark == purpose::PLACE;
-            far.status == b'I' && !far.ledger.is_clients() && far.ledger.head().is_some_and(own)
-        });
-        if let Some(client) = self.clients.get_mut(id) {
-            client.stalled |= asked;
-        }
-        asked
-    }
-
-    /// The server has said where its log ends.
-    pub(super) fn place(&mut self, server: ConnId, value: Option<&[u8]>) {
-        let lsn = value.and_then(|value| core::str::from_utf8(value).ok()?.parse::<Lsn>().ok());
-        let lsn = lsn.map(Lsn::end_of_record);
-        let Some(far) = self.server_mut(server) else { return };
-        if let Some(lsn) = lsn
-            && let Some(commit) = far.commit.take()
-        {
-            commit.tell(lsn);
-            commit.end();
-        }
-        let client = far.client;
-        if let Some(client) = client.and_then(|client| self.clients.get_mut(client)) {
-            client.lsn = lsn.unwrap_or(Lsn(u64::MAX));
-        }
-    }
-
-    /// The answer is complete.
-    pub(super) fn placed(&mut self, server: ConnId) {
-        if let Some(far) = self.server_mut(server) {
-            // A refusal leaves the client without a place, and a commit lost; both are safe.
-            far.error = None;
-            far.commit = None;
-        }
-    }
+/// The primary, if there is exactly one.
+fn primary(standings: &Standings) -> Option<&Standing> {
+    let mut primaries = standings.values().filter(|it| it.role == Role::Primary);
+    let only = primaries.next().filter(|it| it.error.is_none())?;
+    primaries.next().is_none().then_some(only)
 }

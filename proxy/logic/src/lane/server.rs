@@ -10,7 +10,6 @@ use crate::prepared::{ServerStatements, StatementId};
 use crate::state::{Inspected, Parameters};
 use crate::time::Instant;
 use crate::timers::Scheduled;
-use crate::topology::horizon::Commit;
 use std::sync::Arc;
 
 /// Where a server is in its life.
@@ -54,8 +53,6 @@ pub(super) mod purpose {
     pub(in crate::lane) const RESET: u32 = 5;
     /// Whether the session that has ended has left a temporary schema.
     pub(in crate::lane) const TEMPORARY: u32 = 7;
-    /// Where the log of the primary ends, behind what a client has written.
-    pub(in crate::lane) const PLACE: u32 = 8;
     /// Closes a name that a server has for a moment only. Were it to stay, another client would
     /// meet it.
     pub(in crate::lane) const LENT: u32 = u32::MAX;
@@ -112,8 +109,6 @@ pub(super) struct Server {
     /// One that waits for the end of a query of our own.
     pub(super) cancel_later: Option<Requester>,
     pub(super) inspected: Option<Box<Inspected>>,
-    /// A commit whose place it has been asked for.
-    pub(super) commit: Option<Box<Commit>>,
     /// How many answers its client has heard from a replica.
     pub(super) hides: u32,
     /// A client whose texts may have set parameters on it that cannot be looked up: before

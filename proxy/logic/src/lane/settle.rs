@@ -78,11 +78,6 @@ impl Lane {
             return self.inspect(server, id, actions);
         }
         client.hints = Hints::NONE;
-        // Who keeps its server commits too.
-        if client.commit.is_some() && self.asks_place(id, server, actions) {
-            return;
-        }
-        let Some(client) = self.clients.get(id) else { return };
         if !client.pins.is_empty() && !spent {
             if self.pools[pool].key.node.is_some() {
                 let message = "a session cannot keep a standby beyond its transaction";
@@ -92,9 +87,7 @@ impl Lane {
             }
             return self.client_idles(now, id);
         }
-        if self.asks_place(id, server, actions) {
-            return;
-        }
+        self.note_commit(now, id, actions);
         self.detach(now, id, server, actions);
     }
 
@@ -148,7 +141,6 @@ impl Lane {
                 self.restored(server);
                 self.replayed(now, server, actions);
             }
-            purpose::PLACE => self.placed(server),
             purpose::ROLLBACK | purpose::RESET | purpose::TEMPORARY => {
                 let Some(far) = self.server_mut(server) else { return };
                 // An answer without a row says nothing.
@@ -266,8 +258,8 @@ impl Lane {
         if waiting {
             client.query_since = Some(now);
         }
-        if status == b'I' || !waiting {
-            self.exchanged(id, status == b'I');
+        if !waiting {
+            self.exchanged(now, id);
         }
     }
 

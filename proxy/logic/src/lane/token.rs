@@ -1,7 +1,7 @@
 //! `SHOW pgring.lsn`: where a client's writes end, as a token for other sessions.
 //!
-//! No server knows the answer, but each can give it: in place of the text it is sent one that
-//! selects the answer. A session that says `SET pgring.min_lsn` with it reads what the first one
+//! To a server that is an unknown parameter, so in its place it is sent a text that selects the
+//! answer. A session that says `SET pgring.min_lsn` with it reads what the first one
 //! has written, through any pgring before the same nodes.
 
 use crate::config::Consistency;
@@ -13,7 +13,6 @@ use crate::lane::{Lane, Out};
 use crate::ledger::{Expect, Origin};
 use crate::lexer::{Lexer, Token};
 use crate::time::Instant;
-use crate::topology::Lsn;
 use pgring_wire::client::{Parse, write};
 
 impl Lane {
@@ -56,9 +55,6 @@ impl Lane {
         if !asks(text?) || !self.tells_place(id) {
             return None;
         }
-        if self.must_wait_for_place(id) {
-            return Some(Step::Wait);
-        }
         let client = self.clients.get_mut(id)?;
         let (server, answer) = (client.server?, answer(client));
         client.segment = client.segment.wrapping_add(1);
@@ -78,9 +74,6 @@ impl Lane {
     ) -> Option<Step> {
         if !asks(parse.text) || !self.tells_place(id) {
             return None;
-        }
-        if self.must_wait_for_place(id) {
-            return Some(Step::Wait);
         }
         let client = self.clients.get(id)?;
         let (server, answer) = (client.server?, answer(client));
@@ -105,28 +98,18 @@ impl Lane {
             self.is_routed(home) && level != Consistency::Eventual
         })
     }
-
-    /// Whether an answer is under way behind which there is another place.
-    fn must_wait_for_place(&mut self, id: ConnId) -> bool {
-        let server = self.clients.get(id).and_then(|client| client.server);
-        let far = server.and_then(|server| self.server_ref(server));
-        // What is sent without a Sync behind it is not answered before that comes.
-        let waits = far.is_some_and(|far| {
-            let own = far.ledger.is_waiting() && !far.ledger.is_clients();
-            (own || far.ledger.is_exchanging()) && !far.ledger.is_copying_in()
-        });
-        if let Some(client) = self.clients.get_mut(id) {
-            client.stalled |= waits;
-        }
-        waits
-    }
 }
 
-/// What is said in place of the question. What has been written and has no place yet, because it is
-/// not committed or its session keeps the server, is shown by the primary only.
-fn answer(client: &Client) -> String {
-    let lsn = if client.wrote { Lsn(u64::MAX) } else { client.lsn };
-    format!("SELECT '{lsn}'::pg_catalog.text AS \"pgring.lsn\"")
+/// What the primary is asked in place of the question: where its log ends, which is behind all that
+/// the session has committed.
+const ANSWER: &str =
+    "SELECT pg_catalog.pg_current_wal_insert_lsn()::pg_catalog.text AS \"pgring.lsn\"";
+/// A standby does not know what the session has committed elsewhere: no standby will do.
+const NOBODY: &str = "SELECT 'FFFFFFFF/FFFFFFFF'::pg_catalog.text AS \"pgring.lsn\"";
+
+/// What is said to the server of a client.
+fn answer(client: &Client) -> &'static str {
+    if client.pool == client.home { ANSWER } else { NOBODY }
 }
 
 /// Whether a text is `SHOW pgring.lsn`.

@@ -1,13 +1,12 @@
-//! How far the commits made through this process go, for reads that must show all of them
+//! Until when commits were made through this process, for reads that must show all of them
 //! (`consistency = "strict"`).
 //!
 //! This is the one thing that lanes share and change: what a client has been told is committed
 //! must count for the readers of other lanes before it hears of it, and a letter would come later.
-//! A statement that may commit holds a [`Commit`] from before it is sent until the place of its
-//! commit is known. While anybody holds one there is no place that a standby could be measured by,
-//! and reads are the primary's.
+//! A statement that may commit holds a [`Commit`] from before it is sent until it is answered.
+//! Where the primary was when it was asked after that, there the commit is.
 
-use crate::topology::Lsn;
+use crate::time::Instant;
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
@@ -17,14 +16,12 @@ pub struct Horizon(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Commits that may have been told of, whose places are not known yet.
+    /// Statements under way that may commit.
     open: AtomicU64,
-    /// No commit that was told of, and has a known place, lies behind this one.
-    place: AtomicU64,
-    /// Commits whose places will never be known.
+    /// When the last of them was answered, in nanoseconds of our clock.
+    last: AtomicU64,
+    /// How many were never answered.
     lost: AtomicU64,
-    /// So many of the lost ones lie before `place`: it was asked for after they were lost.
-    found: AtomicU64,
 }
 
 /// Two configurations do not differ by what has happened since they were read.
@@ -36,16 +33,11 @@ impl PartialEq for Horizon {
 
 impl Eq for Horizon {}
 
-/// A statement that may commit. One that is dropped is lost: readers have to do without standbys
-/// until a place is known that was asked for later, by another commit or by the monitor.
+/// A statement that may commit. One that is dropped was never answered, and may have.
 #[derive(Debug)]
 #[must_use = "a commit that is dropped counts as lost"]
 pub struct Commit {
     horizon: Horizon,
-    /// How many were lost when the place was asked for.
-    lost: u64,
-    /// Something may have been committed already.
-    done: bool,
     ended: bool,
 }
 
@@ -54,60 +46,29 @@ impl Horizon {
     pub fn begin(&self) -> Commit {
         // Before the statement goes out, so before anybody can be told that it has committed.
         self.0.open.fetch_add(1, Ordering::SeqCst);
-        Commit { horizon: self.clone(), lost: 0, done: false, ended: false }
+        Commit { horizon: self.clone(), ended: false }
     }
 
-    /// How many commits were lost; to be looked at before the primary is asked where it is.
+    /// How many were never answered; to be looked at before the primary is asked where it is.
     pub fn lost(&self) -> u64 {
         self.0.lost.load(Ordering::SeqCst)
     }
 
-    /// The primary was here, asked when so many were lost: these lie before it.
-    pub fn find(&self, lost: u64, lsn: Lsn) {
-        self.0.place.fetch_max(lsn.0, Ordering::SeqCst);
-        // After the place, so that whoever sees this sees that.
-        self.0.found.fetch_max(lost, Ordering::SeqCst);
-    }
-
-    /// What a read must show that begins now; none, if nobody knows.
-    pub fn lsn(&self) -> Option<Lsn> {
-        // A commit that was told of before this is either open still, or its place is seen below.
-        if self.0.open.load(Ordering::SeqCst) > 0 {
-            return None;
-        }
-        let lost = self.0.lost.load(Ordering::SeqCst);
-        // In this order: whoever sees that they are found, sees where.
-        let found = self.0.found.load(Ordering::SeqCst) >= lost;
-        let place = Lsn(self.0.place.load(Ordering::SeqCst));
-        found.then_some(place)
+    /// Whether all that was told of is behind a place where the primary was when it was asked at
+    /// this time, with so many lost before.
+    pub fn is_behind(&self, asked: Instant, lost: u64) -> bool {
+        // A commit that was told of before this is either under way still, or seen below.
+        self.0.open.load(Ordering::SeqCst) == 0
+            && self.0.last.load(Ordering::SeqCst) < asked.as_nanos()
+            && self.lost() <= lost
     }
 }
 
 impl Commit {
-    /// The place is being asked for.
-    pub fn asks(&mut self) {
-        self.lost = self.horizon.lost();
-    }
-
-    /// It lies before this place; more may follow under the same name.
-    pub fn tell(&self, lsn: Lsn) {
-        self.horizon.find(self.lost, lsn);
-    }
-
-    /// Something may have been committed.
-    pub fn is_done(&mut self) {
-        self.done = true;
-    }
-
-    /// The transaction is still open, and nothing else is under way. What may have been committed
-    /// before it is lost.
-    pub fn goes_on(mut self) {
-        self.ended = !self.done;
-    }
-
-    /// It lies before a place that was told, or was never sent.
-    pub fn end(mut self) {
+    /// It was answered by now, or at no time: then it was never sent.
+    pub fn end(mut self, now: Instant) {
         self.ended = true;
+        self.horizon.0.last.fetch_max(now.as_nanos(), Ordering::SeqCst);
     }
 }
 
@@ -124,54 +85,29 @@ impl Drop for Commit {
 #[cfg(test)]
 mod tests {
     use super::Horizon;
-    use crate::topology::Lsn;
+    use crate::time::Instant;
+
+    const AT: fn(u64) -> Instant = Instant::from_nanos;
 
     #[test]
-    fn a_read_shows_all_that_was_told_of() {
+    fn a_place_counts_that_was_asked_for_behind_all_that_was_told_of() {
         let horizon = Horizon::default();
-        assert_eq!(horizon.lsn(), Some(Lsn(0)));
-        let (mut one, two) = (horizon.begin(), horizon.clone().begin());
-        assert_eq!(horizon.lsn(), None);
-        one.asks();
-        one.tell(Lsn(7));
-        assert_eq!(horizon.lsn(), None, "more may follow");
-        one.end();
-        assert_eq!(horizon.lsn(), None, "the other one");
-        two.end();
-        assert_eq!(horizon.lsn(), Some(Lsn(7)));
-        let mut earlier = horizon.begin();
-        earlier.asks();
-        earlier.tell(Lsn(5));
-        earlier.end();
-        assert_eq!(horizon.lsn(), Some(Lsn(7)), "it never goes back");
+        assert!(horizon.is_behind(AT(1), 0));
+        let (one, two) = (horizon.begin(), horizon.clone().begin());
+        assert!(!horizon.is_behind(AT(1), 0), "they may be told of at any time");
+        one.end(AT(7));
+        assert!(!horizon.is_behind(AT(9), 0), "the other one");
+        two.end(AT(5));
+        assert!(!horizon.is_behind(AT(7), 0) && horizon.is_behind(AT(8), 0));
+        horizon.begin().end(Instant::START);
+        assert!(horizon.is_behind(AT(8), 0), "it was never sent");
     }
 
     #[test]
-    fn what_is_lost_is_found_by_a_place_that_was_asked_for_later() {
+    fn what_was_never_answered_may_be_behind_a_place_that_was_asked_for_later() {
         let horizon = Horizon::default();
-        let (mut early, lost) = (horizon.begin(), horizon.begin());
-        early.asks();
-        drop(lost);
-        early.tell(Lsn(7));
-        early.end();
-        assert_eq!(horizon.lsn(), None, "the lost one may lie behind it");
-        let mut late = horizon.begin();
-        late.asks();
-        late.tell(Lsn(8));
-        late.end();
-        assert_eq!(horizon.lsn(), Some(Lsn(8)));
-        horizon.begin().goes_on();
-        assert_eq!(horizon.lsn(), Some(Lsn(8)), "nothing was committed");
-        let mut chained = horizon.begin();
-        chained.is_done();
-        chained.goes_on();
-        assert_eq!(horizon.lsn(), None, "and another transaction was begun");
-        horizon.find(horizon.lost(), Lsn(8));
         let before = horizon.lost();
         drop(horizon.begin());
-        horizon.find(before, Lsn(9));
-        assert_eq!(horizon.lsn(), None, "the monitor had asked before");
-        horizon.find(horizon.lost(), Lsn(9));
-        assert_eq!(horizon.lsn(), Some(Lsn(9)));
+        assert!(!horizon.is_behind(AT(1), before) && horizon.is_behind(AT(1), horizon.lost()));
     }
 }
