@@ -5,6 +5,8 @@ use pgring_tests::dice::amount;
 use pgring_tests::message::{Message, bind, execute, extended, parse, query, sync};
 use pgring_tests::routed::{SOON, Scene, scene, scene_with};
 use pgring_tests::wire::Wire;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 #[test]
@@ -337,7 +339,7 @@ fn strict_reads_show_commits_that_do_not_look_like_any() {
         let bytes = query(sql);
         client.send(&bytes[..10]);
         // The pieces are not to come as one.
-        std::thread::sleep(Duration::from_millis(50));
+        thread::sleep(Duration::from_millis(50));
         client.send(&bytes[10..]);
         client.until_ready(1);
     });
@@ -347,6 +349,12 @@ fn strict_reads_show_commits_that_do_not_look_like_any() {
         client.send(&[extended("COMMIT", &[]), extended("BEGIN", &[]), sync()].concat());
         client.until_ready(1);
     });
+    strictly(&scene, "behind a commit", |client, sql| {
+        three(client, ["BEGIN", "SELECT 1", "SELECT 2"]);
+        client.send(&[extended("COMMIT", &[]), extended(sql, &[]), sync()].concat());
+        client.until_ready(1);
+    });
+    strictly(&scene, "pinned", |client, sql| three(client, ["LISTEN x", sql, "SELECT 1"]));
     // One that began before the write, and reads behind it.
     let (mut writer, mut reader) = (scene.client(), scene.client());
     scene.standbys[0].psql("SELECT pg_wal_replay_pause()");
@@ -404,4 +412,39 @@ fn who_waits_for_a_standby_or_a_place_waits_for_something_that_comes() {
     let answers = client.until_ready(1);
     let text = answers.iter().find(|it| it.tag == b'D').map(Message::value);
     assert_eq!(text.as_deref(), Some("waits"));
+}
+
+/// Somebody is always committing: a read that may wait is shown what the primary had when it came.
+#[test]
+fn strict_reads_that_may_wait_find_standbys_though_others_write() {
+    at_most_minutes(5);
+    let scene = scene(1, |settings| {
+        let settings = settings.set("routing.consistency", "strict");
+        settings.set("routing.read_wait_max", "5s").set("monitor.interval_busy", "5ms")
+    });
+    let (mut reader, done) = (scene.client(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let writers: Vec<_> = [20, 30]
+            .map(|row| {
+                let (scene, done) = (&scene, &done);
+                scope.spawn(move || {
+                    let mut writer = scene.client();
+                    let update = format!("UPDATE notes SET text = text || 'x' WHERE id = {row}");
+                    while !done.load(Ordering::Relaxed) {
+                        writer.query(&update);
+                    }
+                })
+            })
+            .into();
+        let mut last = 0;
+        for _ in 0..50 {
+            let answer = reader.value("SELECT length(text) || here() FROM notes WHERE id = 20");
+            let length = answer.strip_suffix("standby").expect("a standby in time");
+            let length = length.parse::<usize>().expect("a number");
+            assert!(length >= last, "it went back in time");
+            last = length;
+        }
+        done.store(true, Ordering::Relaxed);
+        writers.into_iter().for_each(|writer| writer.join().expect("it only writes"));
+    });
 }

@@ -33,6 +33,8 @@ const QUESTION: &str = "SELECT pg_catalog.pg_is_in_recovery(), \
 /// What was seen of a node.
 #[derive(Debug)]
 pub(super) struct Seen {
+    /// The watch that saw it.
+    pub(super) watch: u64,
     pub(super) cluster: Arc<str>,
     pub(super) node: Arc<str>,
     /// Which of its addresses was asked.
@@ -53,11 +55,15 @@ pub(super) struct Answer {
 
 /// The watch over all nodes; it ends when dropped.
 #[derive(Debug, Default)]
-pub(super) struct Watch(Vec<JoinHandle<()>>);
+pub(super) struct Watch {
+    /// Tells it from those before.
+    pub(super) number: u64,
+    tasks: Vec<JoinHandle<()>>,
+}
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        for task in &self.0 {
+        for task in &self.tasks {
             task.abort();
         }
     }
@@ -67,6 +73,7 @@ impl Watch {
     /// Watches the nodes of `config`, at this pace; nothing without a user to ask as.
     pub(super) fn start(
         config: &Config,
+        number: u64,
         pace: &watch::Receiver<Duration>,
         out: &UnboundedSender<Seen>,
     ) -> Self {
@@ -77,6 +84,7 @@ impl Watch {
         let nodes = |cluster: &Arc<Cluster>| {
             let name: Arc<str> = cluster.name.as_str().into();
             let own = |node: &pgring_logic::config::Node| Target {
+                watch: number,
                 cluster: Arc::clone(&name),
                 node: node.name.as_str().into(),
                 addresses: node.resolved.clone(),
@@ -88,12 +96,13 @@ impl Watch {
         let targets = config.clusters.iter().flat_map(nodes);
         let watch =
             |target: Target| tokio::task::spawn_local(target.watch(pace.clone(), out.clone()));
-        Self(targets.map(watch).collect())
+        Self { number, tasks: targets.map(watch).collect() }
     }
 }
 
 /// One node to be watched.
 struct Target {
+    watch: u64,
     cluster: Arc<str>,
     node: Arc<str>,
     addresses: Vec<Address>,
@@ -121,7 +130,7 @@ impl Target {
 
     fn seen(&self, address: usize, answer: Result<Answer, String>) -> Seen {
         let (cluster, node) = (Arc::clone(&self.cluster), Arc::clone(&self.node));
-        Seen { cluster, node, address, answer }
+        Seen { watch: self.watch, cluster, node, address, answer }
     }
 
     /// Asks on this connection until it fails; why it did.

@@ -20,13 +20,18 @@ impl Control {
         state.topology = Topology::default();
         state.tracks.clear();
         self.pace.send_replace(config.monitor.interval);
-        state.watch = Watch::start(&config, &self.pace.subscribe(), &self.seen);
+        let number = state.watch.number + 1;
+        state.watch = Watch::start(&config, number, &self.pace.subscribe(), &self.seen);
     }
 
     /// A node has answered, or has not.
     pub(super) fn see(&self, seen: Seen) {
         let now = clock::now();
         let mut state = self.state.borrow_mut();
+        if seen.watch != state.watch.number {
+            // It was asked before a reload: perhaps at another place.
+            return;
+        }
         let State { config, topology, tracks, .. } = &mut *state;
         let cluster = config.clusters.iter().find(|cluster| *cluster.name == *seen.cluster);
         let nodes = cluster.map_or(&[][..], |cluster| &cluster.nodes);

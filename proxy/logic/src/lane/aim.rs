@@ -129,7 +129,6 @@ impl Lane {
             self.aim_of_segment(id, home, bytes)
         };
         self.note_primary(id, aim);
-        self.expect_commit(id, home, bytes);
         let place = match aim {
             Aim::Replica if !self.is_bound(id) => self.place_of_read(now, id, home, actions),
             Aim::Replica | Aim::Primary { .. } | Aim::Quiet | Aim::Open => Place::Primary,
@@ -148,6 +147,9 @@ impl Lane {
             Place::Wait => return true,
             Place::Refused => return false,
         };
+        if pool == home {
+            self.expect_commit(id, home, bytes);
+        }
         if let Some(client) = self.clients.get_mut(id) {
             client.pool = Some(pool);
             client.aimed = aim != Aim::Open;

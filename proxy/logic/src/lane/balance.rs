@@ -3,7 +3,7 @@
 use crate::action::Action;
 use crate::config::Fallback;
 use crate::id::ConnId;
-use crate::lane::place::NOWHERE;
+use crate::lane::place::{NOWHERE, primary};
 use crate::lane::pool::Pool;
 use crate::lane::{Lane, Out};
 use crate::mail::Mail;
@@ -87,7 +87,7 @@ impl Lane {
         };
         let lsn = self.must_show(id, home, standings);
         // What a session has been told and cannot be read, or come, is not waited for.
-        let comes = self.told_by_session(id) < NOWHERE;
+        let comes = self.told_by_session(id) < NOWHERE && primary(standings).is_some();
         let wish = Wish { lsn, lag_bytes_max, lag_max };
         let mut loads = [Load::default(); REPLICAS_MAX];
         let mut pools = [home; REPLICAS_MAX];

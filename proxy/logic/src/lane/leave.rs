@@ -60,6 +60,10 @@ impl Lane {
         if self.clients.get(id).is_none_or(Client::is_gone) {
             return;
         }
+        if let Some(client) = self.clients.get_mut(id) {
+            // Nobody is told of it any more.
+            client.commit = None;
+        }
         self.forget_changes(id);
         let Some(client) = self.clients.get_mut(id) else { return };
         let raw = matches!(client.phase, ClientPhase::Raw);

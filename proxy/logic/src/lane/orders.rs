@@ -10,6 +10,7 @@ use crate::lane::server::Phase as ServerPhase;
 use crate::lane::{Lane, Out};
 use crate::mail::{Mail, Order, Report};
 use crate::time::Instant;
+use crate::topology::Topology;
 
 /// How many statements one lane tells of.
 const ROUTES_MAX: usize = 200;
@@ -176,6 +177,11 @@ impl Lane {
             rank.settings = Arc::new(database.pool.clone());
             rank.database = database;
             rank.login = login;
+            if moved {
+                // What is known of a node is true of the place it was at.
+                self.topology = Arc::new(Topology::default());
+            }
+            let rank = &mut self.pools[pool];
             if stale {
                 rank.epoch = epoch;
                 rank.base = None;
@@ -196,6 +202,7 @@ impl Lane {
             self.watch_pool(now, pool);
         }
         self.forget_behind(actions);
+        self.forget_places(now);
         // A limit may have become shorter for whoever is idle already.
         for id in self.clients.ids() {
             self.watch_client(id);

@@ -8,6 +8,7 @@ use crate::config::Consistency;
 use crate::hints::Hints;
 use crate::id::ConnId;
 use crate::lane::{Lane, Out};
+use crate::ledger::Ledger;
 use crate::time::Instant;
 use crate::topology::{Lsn, Role, Standing, Standings};
 use pgring_wire::client::{Parse, bind_names, query};
@@ -44,6 +45,8 @@ impl Lane {
             Consistency::Session => Lsn(0),
             Consistency::Strict => match primary {
                 Some(it) if cluster.horizon.is_behind(it.asked, it.lost) => it.end,
+                // Asked since the read came: behind all that was told of before it, by anybody.
+                Some(it) if client.behind_since.is_some_and(|since| it.asked > since) => it.end,
                 Some(_) | None => NOWHERE,
             },
         };
@@ -75,8 +78,9 @@ impl Lane {
         let ends = self.may_end(id, bytes);
         let Some(client) = self.clients.get(id) else { return };
         let far = client.server.and_then(|server| self.server_ref(server));
-        // What is under way may end the transaction.
-        let inside = far.is_some_and(|far| far.status != b'I' && !far.ledger.is_exchanging());
+        // What is under way may end the transaction, and so may what the segment began with.
+        let quiet = |ledger: &Ledger| !ledger.is_exchanging() && !ledger.is_unsynced();
+        let inside = far.is_some_and(|far| far.status != b'I' && quiet(&far.ledger));
         if client.commit.is_none() && inside && !ends {
             return;
         }
@@ -109,7 +113,8 @@ impl Lane {
             b'D' | b'C' | b'E' | b'S' | b'H' => return false,
             _ => None,
         };
-        text.is_none_or(|text| self.memo.scan(text).has(Hints::ENDS))
+        // In some encodings a backslash is half a letter.
+        text.is_none_or(|text| !text.is_ascii() || self.memo.scan(text).has(Hints::ENDS))
     }
 
     /// An exchange of a client has ended, and nothing else of it is under way. Whether it has
@@ -117,6 +122,20 @@ impl Lane {
     pub(super) fn exchanged(&mut self, now: Instant, id: ConnId) {
         if let Some(commit) = self.clients.get_mut(id).and_then(|client| client.commit.take()) {
             commit.end(now);
+        }
+    }
+
+    /// The configuration has changed. What was written before may not have been followed: a place
+    /// must be found behind all of it.
+    pub(super) fn forget_places(&mut self, now: Instant) {
+        for cluster in &self.config.clusters {
+            cluster.horizon.begin().end(now);
+        }
+        for id in self.clients.ids() {
+            if let Some(client) = self.clients.get_mut(id) {
+                client.committed = now;
+                client.wrote |= client.server.is_some();
+            }
         }
     }
 
@@ -133,7 +152,7 @@ impl Lane {
 }
 
 /// The primary, if there is exactly one.
-fn primary(standings: &Standings) -> Option<&Standing> {
+pub(super) fn primary(standings: &Standings) -> Option<&Standing> {
     let mut primaries = standings.values().filter(|it| it.role == Role::Primary);
     let only = primaries.next().filter(|it| it.error.is_none())?;
     primaries.next().is_none().then_some(only)

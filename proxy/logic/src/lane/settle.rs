@@ -85,6 +85,7 @@ impl Lane {
                 let hint = "Do not say READ ONLY where something is to last: PREPARE, WITH HOLD.";
                 return self.fatal(now, id, &text.with_hint(hint), actions);
             }
+            self.note_commit(now, id, actions);
             return self.client_idles(now, id);
         }
         self.note_commit(now, id, actions);
