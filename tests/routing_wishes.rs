@@ -445,6 +445,8 @@ fn strict_reads_that_may_wait_find_standbys_though_others_write() {
             last = length;
         }
         done.store(true, Ordering::Relaxed);
-        writers.into_iter().for_each(|writer| writer.join().expect("it only writes"));
+        for writer in writers {
+            writer.join().expect("it only writes");
+        }
     });
 }
