@@ -10,8 +10,7 @@ use crate::lane::traffic::{Message, Step};
 use crate::lane::{Lane, Out};
 use crate::ledger::{Expect, Origin};
 use crate::prepared::ServerName;
-use crate::time::Instant;
-use pgring_wire::client::{Parse, write};
+use pgring_wire::client::write;
 
 impl Lane {
     /// DEALLOCATE of a statement that the client prepared by protocol, as a simple Query.
@@ -35,32 +34,13 @@ impl Lane {
         Some(Step::Took(message.shown.len()))
     }
 
-    /// The same, as an extended statement without a name.
-    pub(super) fn extended_deallocate(
-        &mut self,
-        now: Instant,
-        id: ConnId,
-        message: Message<'_>,
-        parse: &Parse<'_>,
-        actions: &mut Out,
-    ) -> Option<Step> {
-        let rewritten = self.deallocated(id, parse.text, actions)?;
-        let server = self.clients.get(id)?.server?;
-        let body = [&rewritten[..], &[0], parse.types].concat();
-        let mut sent = Ok(());
-        actions.write(server, |out| sent = write::parse(out, b"", &body));
-        if let Err(error) = sent {
-            return Some(self.too_long(now, id, error, actions));
-        }
-        if let Ok(view) = Parse::read(&[&[0], &body[..]].concat()) {
-            let hints = self.memo.scan(view.text);
-            self.parse_unnamed(id, &view, hints);
-        }
-        Some(Step::Took(message.shown.len()))
-    }
-
     /// What to send in place of a text that drops prepared statements; none: the text itself.
-    fn deallocated(&mut self, id: ConnId, text: &[u8], actions: &mut Out) -> Option<Vec<u8>> {
+    pub(super) fn deallocated(
+        &mut self,
+        id: ConnId,
+        text: &[u8],
+        actions: &mut Out,
+    ) -> Option<Vec<u8>> {
         let server = self.clients.get(id)?.server?;
         if self.ignored(server) {
             return None;

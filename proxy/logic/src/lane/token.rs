@@ -37,11 +37,25 @@ impl Lane {
         parse: &Parse<'_>,
         actions: &mut Out,
     ) -> Option<Step> {
-        let token = self.extended_token(now, id, message, parse, actions);
-        if token.is_some() || !self.memo.scan(parse.text).has(Hints::STATEMENTS) {
-            return token;
+        let text = if asks(parse.text) && self.tells_place(id) {
+            answer(self.clients.get(id)?).as_bytes().to_vec()
+        } else if self.memo.scan(parse.text).has(Hints::STATEMENTS) {
+            self.deallocated(id, parse.text, actions)?
+        } else {
+            return None;
+        };
+        let server = self.clients.get(id)?.server?;
+        let body = [&text[..], &[0], parse.types].concat();
+        let mut sent = Ok(());
+        actions.write(server, |out| sent = write::parse(out, b"", &body));
+        if let Err(error) = sent {
+            return Some(self.too_long(now, id, error, actions));
         }
-        self.extended_deallocate(now, id, message, parse, actions)
+        if let Ok(view) = Parse::read(&[&[0], &body[..]].concat()) {
+            let hints = self.memo.scan(view.text);
+            self.parse_unnamed(id, &view, hints);
+        }
+        Some(Step::Took(message.shown.len()))
     }
 
     /// `SHOW pgring.lsn` as a simple Query.
@@ -60,33 +74,6 @@ impl Lane {
         client.segment = client.segment.wrapping_add(1);
         actions.write(server, |out| write::query(out, answer.as_bytes()));
         self.push(id, Expect::Query, Origin::Client, 0);
-        Some(Step::Took(message.shown.len()))
-    }
-
-    /// The same, as an extended statement without a name.
-    fn extended_token(
-        &mut self,
-        now: Instant,
-        id: ConnId,
-        message: Message<'_>,
-        parse: &Parse<'_>,
-        actions: &mut Out,
-    ) -> Option<Step> {
-        if !asks(parse.text) || !self.tells_place(id) {
-            return None;
-        }
-        let client = self.clients.get(id)?;
-        let (server, answer) = (client.server?, answer(client));
-        let body = [answer.as_bytes(), &[0], parse.types].concat();
-        let mut sent = Ok(());
-        actions.write(server, |out| sent = write::parse(out, b"", &body));
-        if let Err(error) = sent {
-            return Some(self.too_long(now, id, error, actions));
-        }
-        if let Ok(view) = Parse::read(&[&[0], &body[..]].concat()) {
-            let hints = self.memo.scan(view.text);
-            self.parse_unnamed(id, &view, hints);
-        }
         Some(Step::Took(message.shown.len()))
     }
 

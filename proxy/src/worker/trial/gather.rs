@@ -1,6 +1,6 @@
 //! Bulk data that is waited for: what is held back, and that nothing is held back for good.
 
-use super::step::{CLIENT, Record, SERVER, with_worker};
+use super::step::{CLIENT, Record, SERVER, over_tcp, with_worker};
 use crate::clock;
 use crate::ring::buffers::{BUFFER_SIZE, LARGE_SIZE};
 use crate::worker::Worker;
@@ -8,19 +8,13 @@ use crate::worker::conn::{Conn, Phase, Table};
 use pgring_logic::id::Core;
 use pgring_logic::mail::Mail;
 use pgring_logic::time::{Duration, Instant};
-use socket2::{Domain, Socket, Type};
+use socket2::Socket;
 use std::io::Write;
-use std::net::SocketAddr;
 
 /// Lets a worker be looked at that gathers what its server sends over TCP.
 fn gathering(look: impl FnOnce(&mut Worker<'_, Record>, Socket)) {
     with_worker(|worker, (mut client, _unix)| {
-        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-        listener.listen(1).unwrap();
-        let ours = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        ours.connect(&listener.local_addr().unwrap()).unwrap();
-        let server = listener.accept().unwrap().0;
+        let (ours, server) = over_tcp();
         server.set_tcp_nodelay(true).unwrap();
         worker.table.get(SERVER).unwrap().fd = Some(ours.into());
         worker.gather(SERVER);

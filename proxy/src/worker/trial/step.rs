@@ -92,6 +92,16 @@ pub(super) fn with_worker(look: impl FnOnce(&mut Worker<'_, Record>, (Socket, So
     look(&mut worker, (client, server));
 }
 
+/// Both ends of a connection over TCP.
+pub(super) fn over_tcp() -> (Socket, Socket) {
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    listener.listen(1).unwrap();
+    let ours = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    ours.connect(&listener.local_addr().unwrap()).unwrap();
+    (ours, listener.accept().unwrap().0)
+}
+
 impl Worker<'_, Record> {
     /// One turn.
     pub(super) fn step(&mut self) {
@@ -207,12 +217,7 @@ fn the_last_words_of_a_server_are_heard_when_there_is_a_buffer_for_them() {
 #[test]
 fn the_last_words_of_a_server_are_heard_behind_a_reset() {
     with_worker(|worker, (_client, old)| {
-        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-        listener.listen(1).unwrap();
-        let ours = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        ours.connect(&listener.local_addr().unwrap()).unwrap();
-        let server = listener.accept().unwrap().0;
+        let (ours, server) = over_tcp();
         worker.table.get(SERVER).unwrap().fd = Some(ours.into());
         worker.pause();
         // The first that is sent brings the reset, the second fails by it.
