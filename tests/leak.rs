@@ -56,6 +56,8 @@ fn leaks(total: usize, routed: bool) {
             let nodes = [&node, standby].map(|node| node.address().to_string());
             settings = settings.nodes(&nodes).set("routing.reads", "replicas");
             settings = settings.set("monitor.user", "guest").set("monitor.interval", "50ms");
+            // Whoever has just written would read from the primary, and all write all the time.
+            settings = settings.set("routing.consistency", "eventual");
         }
         let settings = settings.set("pool.query_wait_timeout", "60s");
         let pgring = settings.set("pool.prepared_statements", 3 + 50 * (number % 2)).start();
