@@ -1,7 +1,7 @@
 //! Bulk data is waited for until there is a buffer full of it.
 //!
 //! A server sends in pieces of 8 KiB. While it does so at full speed, each piece costs the proxy a
-//! wake-up, a receive and a send of its own, and the client a wake-up; seven pieces at once cost
+//! wake-up, a receive and a send of its own, and the client a wake-up; fifteen pieces at once cost
 //! little more than one. So a connection that has brought [`RUSH`] bytes at a good rate, and was
 //! sent nothing meanwhile, is woken for only when a large buffer can be filled (`SO_RCVLOWAT`,
 //! socket(7)). Nobody is told when a stream comes to its end, or only pauses: then what is there

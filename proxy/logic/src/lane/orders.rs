@@ -11,13 +11,13 @@ use crate::lane::{Lane, Out};
 use crate::mail::{Mail, Order, Report};
 use crate::time::Instant;
 use crate::topology::Topology;
-
-/// How many statements one lane tells of.
-const ROUTES_MAX: usize = 200;
 use pgring_wire::backend::sqlstate;
 use pgring_wire::backend::write::ErrorText;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+
+/// How many statements one lane tells of.
+const ROUTES_MAX: usize = 200;
 
 /// Orders that are being carried out.
 #[derive(Debug, Default)]
@@ -173,15 +173,14 @@ impl Lane {
                 || places(&old.database) != places(&database);
             let stale = moved || login != old.login;
             let epoch = self.orders.epoch;
-            let rank = &mut self.pools[pool];
-            rank.settings = Arc::new(database.pool.clone());
-            rank.database = database;
-            rank.login = login;
             if moved {
                 // What is known of a node is true of the place it was at.
                 self.topology = Arc::new(Topology::default());
             }
             let rank = &mut self.pools[pool];
+            rank.settings = Arc::new(database.pool.clone());
+            rank.database = database;
+            rank.login = login;
             if stale {
                 rank.epoch = epoch;
                 rank.base = None;
