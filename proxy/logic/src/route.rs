@@ -109,13 +109,13 @@ fn draw(loads: &[Load], without: Option<usize>, chance: &mut Chance) -> Option<u
     })
 }
 
-/// How long answers take: each new one counts for an eighth, and for no more than four times what
-/// was usual, so that one that had to warm up changes little and a node that has become slow is
-/// known as that after a dozen. What was seen long ago counts for less and less, so that a node
-/// that was slow is tried again.
+/// How long an answer takes as a rule: about the median. Each new one moves it by an eighth at most,
+/// so that a moment in which a node answers nothing, which all that was asked there then tells of,
+/// does not make it a slow one, and a node that has become slow is known as that after two dozen.
+/// What was seen long ago counts for less and less, so that a node that was slow is tried again.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Latency {
-    average: Duration,
+    usual: Duration,
     seen: Instant,
 }
 
@@ -123,14 +123,14 @@ impl Latency {
     /// One more answer took so long.
     pub fn observe(&mut self, now: Instant, took: Duration) {
         let before = self.get(now).max(NOTHING);
-        self.average = before / 8 * 7 + took.min(before * 4) / 8;
+        self.usual = took.clamp(before - before / 8, before + before / 8);
         self.seen = now;
     }
 
-    /// The average, halved for each second since the last; zero: there was none.
+    /// The usual, halved for each second since the last; zero: there was none.
     pub fn get(self, now: Instant) -> Duration {
         let seconds = now.since(self.seen).as_secs();
-        self.average / 2u32.saturating_pow(u32::try_from(seconds).unwrap_or(31).min(31))
+        self.usual / 2u32.saturating_pow(u32::try_from(seconds).unwrap_or(31).min(31))
     }
 }
 
@@ -251,6 +251,18 @@ mod tests {
         for other in [behind, far, late, dead, primary] {
             assert!(!wish.is_granted_by(&other), "{other:?}");
         }
+    }
+
+    /// Beside other work all processes of a node may wait for a core, and then answer at once. With
+    /// a mean it took a node 20 s to get its share again.
+    #[test]
+    fn a_node_that_stood_still_for_a_moment_is_not_slow() {
+        let (mut latency, now, ms) = (Latency::default(), Instant::START, Duration::from_millis);
+        (0..100).for_each(|_| latency.observe(now, ms(1)));
+        (0..16).for_each(|_| latency.observe(now, ms(200)));
+        assert!(latency.get(now) < ms(8), "{latency:?}");
+        (0..20).for_each(|_| latency.observe(now, ms(1)));
+        assert_eq!(latency.get(now), ms(1));
     }
 
     #[test]
