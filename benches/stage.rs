@@ -7,7 +7,7 @@ use pgring_logic::action::{Action, Actions, Address, Progress, Want};
 use pgring_logic::config::{AuthMethod, Cluster, Config, Database, Node, PoolSettings, Routing};
 use pgring_logic::id::{ConnId, Core, Side};
 use pgring_logic::lane::Lane;
-use pgring_logic::mail::{Event, Mail, Peer};
+use pgring_logic::mail::{Entrance, Event, Mail, Peer};
 use pgring_logic::time::{Duration, Instant};
 use pgring_logic::topology::horizon::Horizon;
 use pgring_wire::backend::write as say;
@@ -206,7 +206,7 @@ impl Stage {
 
     fn enter(&mut self) {
         let peer = Peer::Tcp(IpAddr::V4(Ipv4Addr::LOCALHOST), 40_000);
-        let id = self.lane.accept(self.now, peer, false);
+        let id = self.lane.accept(self.now, peer, Entrance::default());
         let mut startup = Vec::new();
         ask::startup(&mut startup, 3, 0, [("user", "app"), ("database", "shop")]);
         self.exchange(id, &startup);

@@ -2,7 +2,6 @@
 //! one of them is killed.
 
 use pgring_tests::command::{Outcome, at_most_minutes, run, say, until};
-use pgring_tests::console::http;
 use pgring_tests::delay::Delay;
 use pgring_tests::dice::amount;
 use pgring_tests::pgring::{Pgring, Settings};
@@ -43,15 +42,7 @@ fn scene(way: impl FnOnce(SocketAddr) -> SocketAddr) -> Scene {
 
 /// Queries that each standby has got so far.
 fn queries(pgring: &Pgring) -> [u64; 2] {
-    let (_, metrics) = http(pgring.http(), "/metrics");
-    ["pg2", "pg3"].map(|node| {
-        let label = format!("node=\"{node}\"");
-        let lines = metrics.lines().filter(|line| line.starts_with("pgring_queries_total{"));
-        let numbers = lines.filter(|line| line.contains(&label)).filter_map(|line| {
-            line.rsplit_once(' ').and_then(|(_, number)| number.parse::<u64>().ok())
-        });
-        numbers.sum()
-    })
+    ["pg2", "pg3"].map(|node| pgring.queries(node))
 }
 
 /// Runs `pgbench -S` with 64 clients for so many seconds, and wants no error.

@@ -46,6 +46,42 @@ fn comments_and_sessions_say_where_statements_go() {
     assert_eq!(bound.value("SELECT here()"), "primary");
 }
 
+#[test]
+fn rules_say_where_the_statements_of_users_and_applications_go() {
+    at_most_minutes(3);
+    let scene = scene(1, |settings| {
+        settings.rules(&[
+            &[("application_name", "exact"), ("route", "auto")],
+            &[("application_name", "bill*"), ("route", "primary")],
+            &[("user", "app"), ("application_name", "metabase"), ("route", "replica")],
+            &[("user", "guest"), ("route", "primary")],
+        ])
+    });
+    let mut client = scene.client();
+    let mut place = |name: &str, sql: &str| {
+        client.query(&format!("SET application_name = '{name}'"));
+        until("the standby to follow", SOON, || {
+            client.value("/* pgring: replica */ SELECT here()") == "standby"
+        });
+        client.value(sql)
+    };
+    assert_eq!(place("billing", "SELECT here()"), "primary");
+    assert_eq!(place("exact", "SELECT here()"), "standby");
+    assert_eq!(place("metabase2", "SELECT maybe()"), "primary");
+    assert_eq!(place("metabase", "SELECT maybe()"), "standby");
+    assert_eq!(place("metabase", "SELECT writes()"), "primary", "the guess was wrong");
+    assert_eq!(place("metabase", "/* pgring: primary */ SELECT here()"), "primary");
+    client.query("SET pgring.route = 'auto'");
+    assert_eq!(client.value("SELECT maybe()"), "primary", "the session goes before a rule");
+    client.query("RESET pgring.route");
+    until("the rule to count", SOON, || client.value("SELECT maybe()") == "standby");
+    let login = |user, name| [("user", user), ("database", "app"), ("application_name", name)];
+    let mut named = Wire::login_with(scene.pgring.address(), &login("app", "billing"));
+    assert_eq!(named.value("SELECT here()"), "primary", "named in its startup packet");
+    let mut guest = Wire::login_with(scene.pgring.address(), &login("guest", "x"));
+    assert_eq!(guest.value("SELECT here()"), "primary");
+}
+
 /// The place behind the last write of a session.
 fn token(client: &mut Wire) -> String {
     client.value("SHOW pgring.lsn")

@@ -44,6 +44,7 @@ struct Workers {
     lanes: Vec<MailboxSender>,
     control: UnboundedSender<Mail>,
     unix: Option<Arc<OwnedFd>>,
+    readonly: usize,
     seats: Arc<Seats>,
 }
 
@@ -54,9 +55,9 @@ pub fn serve(mut config: Config, config_path: PathBuf) -> Result<i32, String> {
     }
     let config = Arc::new(control::prepare(config));
     check_files(&config);
-    let doors = Doors::open(&config.listen, config.unix_socket_dir.as_deref(), config.workers)
-        .map_err(say)?;
-    let Doors { tcp, unix, addresses } = doors;
+    let listen = [&config.listen[..], &config.listen_readonly];
+    let doors = Doors::open(listen, config.unix_socket_dir.as_deref(), config.workers);
+    let Doors { tcp, unix, addresses, readonly } = doors.map_err(say)?;
     let mailboxes: Result<Vec<Mailbox>, _> = (0..config.workers).map(|_| Mailbox::new()).collect();
     let mailboxes = mailboxes.map_err(say)?;
     let lanes: Vec<MailboxSender> = mailboxes.iter().map(Mailbox::sender).collect();
@@ -66,11 +67,14 @@ pub fn serve(mut config: Config, config_path: PathBuf) -> Result<i32, String> {
         lanes: lanes.clone(),
         control: sender,
         unix: unix.as_ref().map(|door| Arc::clone(&door.fd)),
+        readonly,
         seats: Seats::new(config.workers),
     };
     let threads = workers.start(mailboxes, tcp)?;
-    for address in addresses {
-        tracing::info!("listening on {address}, {} workers", config.workers);
+    let any = addresses.len() - readonly;
+    for (index, address) in addresses.iter().enumerate() {
+        let whom = if index < any { "" } else { " for clients that only read" };
+        tracing::info!("listening on {address}{whom}, {} workers", config.workers);
     }
     let start = control::Start { config, config_path, lanes: lanes.clone(), falls, inbox };
     let code = run_control(start);
@@ -124,6 +128,7 @@ impl Workers {
                 control: self.control.clone(),
                 doors,
                 unix: self.unix.clone(),
+                readonly: self.readonly,
                 seats: Arc::clone(&self.seats),
             };
             let ready = ready.clone();

@@ -33,6 +33,8 @@ pub enum Letter {
         fd: OwnedFd,
         /// Who it is.
         peer: Peer,
+        /// It came by a listener for reads only.
+        readonly: bool,
         /// Its seat; none if it is to be refused.
         seat: Option<Seat>,
     },

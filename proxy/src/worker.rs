@@ -39,7 +39,7 @@ use pgring_logic::action::{Actions, Progress};
 use pgring_logic::config::Config;
 use pgring_logic::id::{ConnId, Core};
 use pgring_logic::lane::Lane;
-use pgring_logic::mail::{Event, Mail, Peer};
+use pgring_logic::mail::{Entrance, Event, Mail, Peer};
 use pgring_logic::parcel::Parcel;
 use pgring_logic::time::{Duration, Instant};
 use std::collections::VecDeque;
@@ -68,7 +68,7 @@ pub fn falls() -> u64 {
 /// What a worker drives: a lane, or something simpler in a test.
 pub trait World {
     /// A client has come.
-    fn accept(&mut self, now: Instant, peer: Peer, refused: bool) -> ConnId;
+    fn accept(&mut self, now: Instant, peer: Peer, entrance: Entrance) -> ConnId;
     /// A server has come from another lane.
     fn adopt(&mut self, now: Instant, parcel: Parcel, actions: &mut Actions<Mail>) -> ConnId;
     /// Shows bytes of a connection.
@@ -86,8 +86,8 @@ pub trait World {
 }
 
 impl World for Lane {
-    fn accept(&mut self, now: Instant, peer: Peer, refused: bool) -> ConnId {
-        Self::accept(self, now, peer, refused)
+    fn accept(&mut self, now: Instant, peer: Peer, entrance: Entrance) -> ConnId {
+        Self::accept(self, now, peer, entrance)
     }
 
     fn adopt(&mut self, now: Instant, parcel: Parcel, actions: &mut Actions<Mail>) -> ConnId {
@@ -128,6 +128,8 @@ pub struct Base {
     pub control: UnboundedSender<Mail>,
     /// Its own listeners.
     pub doors: Vec<OwnedFd>,
+    /// How many of them, the last ones, are for clients that only read.
+    pub readonly: usize,
     /// The Unix listener, which all workers have.
     pub unix: Option<Arc<OwnedFd>>,
     /// All clients.
@@ -331,7 +333,9 @@ impl<'a, W: World> Worker<'a, W> {
                     }
                     self.events.push_back(Event::Mail(mail));
                 }
-                Letter::NewClient { fd, peer, seat } => self.admit(fd, peer, seat),
+                Letter::NewClient { fd, peer, readonly, seat } => {
+                    self.admit(fd, (peer, readonly), seat);
+                }
                 Letter::Server { fd, parcel } => {
                     let id = self.world.adopt(self.now, *parcel, &mut self.actions);
                     self.tally.opened();

@@ -101,6 +101,20 @@ impl Settings {
         self
     }
 
+    /// Replaces `[[routing.rules]]` by these, each of keys and values.
+    #[must_use]
+    pub fn rules(mut self, rules: &[&[(&str, &str)]]) -> Self {
+        let pairs = |rule: &&[(&str, &str)]| {
+            let pairs: Vec<_> =
+                rule.iter().map(|(key, value)| format!("{key} = {value:?}")).collect();
+            format!("{{ {} }}", pairs.join(", "))
+        };
+        let rules: Vec<_> = rules.iter().map(pairs).collect();
+        let key = ("routing".to_owned(), "rules".to_owned());
+        self.values.insert(key, format!("[{}]", rules.join(", ")));
+        self
+    }
+
     /// Replaces the users file.
     #[must_use]
     pub fn users(mut self, text: &str) -> Self {
@@ -208,6 +222,17 @@ impl Pgring {
     pub fn rewrite(&mut self, change: impl FnOnce(Settings) -> Settings) {
         self.settings = change(self.settings.clone());
         self.settings.write(&self.home);
+    }
+
+    /// Queries that a node has got so far.
+    pub fn queries(&self, node: &str) -> u64 {
+        let (_, metrics) = http(self.http(), "/metrics");
+        let label = format!("node=\"{node}\"");
+        let lines = metrics.lines().filter(|line| line.starts_with("pgring_queries_total{"));
+        let numbers = lines.filter(|line| line.contains(&label)).filter_map(|line| {
+            line.rsplit_once(' ').and_then(|(_, number)| number.parse::<u64>().ok())
+        });
+        numbers.sum()
     }
 
     /// The console as an administrator.

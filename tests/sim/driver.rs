@@ -6,7 +6,7 @@ use pgring_logic::action::{Action, Actions, Address, Want};
 use pgring_logic::config::Config;
 use pgring_logic::id::{ConnId, Core, Side};
 use pgring_logic::lane::Lane;
-use pgring_logic::mail::{Event, Mail};
+use pgring_logic::mail::{Entrance, Event, Mail};
 use pgring_logic::time::Duration;
 use pgring_logic::time::Instant;
 use std::collections::{BTreeMap, BTreeSet};
@@ -167,7 +167,7 @@ impl World {
         }
         let now = self.instant();
         let peer = pgring_logic::mail::Peer::Tcp(IpAddr::V4(Ipv4Addr::LOCALHOST), 1024);
-        let conn = self.lanes[core].lane.accept(now, peer, false);
+        let conn = self.lanes[core].lane.accept(now, peer, Entrance::default());
         self.say(|| format!("lane {core} accepts {conn:?} (link {link})"));
         self.bind(core, conn, link, Phase::Open);
         self.wind(core);

@@ -186,6 +186,7 @@ impl Plan {
         });
         Arc::new(Config {
             workers: self.lanes,
+            listen_readonly: Vec::new(),
             listen: Vec::new(),
             unix_socket_dir: None,
             http: None,

@@ -17,6 +17,7 @@ mod address;
 mod defaults;
 mod error;
 mod horizons;
+mod listeners;
 mod monitor;
 mod parse;
 mod pool;
@@ -31,6 +32,8 @@ pub struct Config {
     pub workers: usize,
     /// `host:port` to listen on.
     pub listen: Vec<String>,
+    /// `host:port` to listen on for clients that only read: they live on standbys.
+    pub listen_readonly: Vec<String>,
     /// Where the Unix socket `.s.PGSQL.<port>` goes; its port is that of the first `listen`.
     pub unix_socket_dir: Option<PathBuf>,
     /// `host:port` of `/metrics`, `/livez` and `/readyz`; none if absent.
@@ -121,6 +124,59 @@ pub struct Routing {
     pub functions_read: BTreeSet<String>,
     /// Functions that write, whatever the catalog says.
     pub functions_write: BTreeSet<String>,
+    /// Whose statements go elsewhere; the first that fits counts.
+    pub rules: Vec<Rule>,
+}
+
+/// Whose statements go where, unless they say so themselves.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Rule {
+    /// Users as they log in, all of them if there is none.
+    pub user: Option<Pattern>,
+    /// The `application_name` of their sessions at that moment.
+    pub application_name: Option<Pattern>,
+    /// Where they go.
+    pub route: Route,
+}
+
+/// A name, or the beginning of names.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Pattern {
+    /// Without the star.
+    pub text: String,
+    /// A star stood behind it: what follows does not matter.
+    pub open: bool,
+}
+
+/// Where statements go.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Route {
+    /// What reads for certain to replicas, all else to the primary.
+    Auto,
+    /// All to the primary.
+    Primary,
+    /// What reads by its grammar to replicas, whatever is known of its functions.
+    Replica,
+}
+
+impl Pattern {
+    /// Whether this is such a name.
+    pub fn fits(&self, name: &str) -> bool {
+        if self.open { name.starts_with(&self.text) } else { name == self.text }
+    }
+}
+
+impl Routing {
+    /// Where the statements of a session go by the rules.
+    pub fn route(&self, user: &str, application_name: &str) -> Route {
+        let fits =
+            |pattern: &Option<Pattern>, name| pattern.as_ref().is_none_or(|it| it.fits(name));
+        let rule = self
+            .rules
+            .iter()
+            .find(|rule| fits(&rule.user, user) && fits(&rule.application_name, application_name));
+        rule.map_or(Route::Auto, |rule| rule.route)
+    }
 }
 
 /// The nodes that reads go to.
@@ -356,6 +412,7 @@ pub fn changed_needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
     [
         ("workers", old.workers != new.workers),
         ("listen", old.listen != new.listen),
+        ("listen_readonly", old.listen_readonly != new.listen_readonly),
         ("unix_socket_dir", old.unix_socket_dir != new.unix_socket_dir),
         ("http", old.http != new.http),
         ("limits.buffers", old.limits.buffers != new.limits.buffers),

@@ -30,6 +30,7 @@ mod orders;
 mod passing;
 mod place;
 mod pool;
+mod readonly;
 mod rename;
 mod replica;
 mod report;
@@ -59,7 +60,7 @@ use crate::lane::orders::Orders;
 use crate::lane::pool::Pool;
 use crate::lane::server::{Far, Server};
 use crate::ledger::Entry;
-use crate::mail::{Event, Mail, Peer};
+use crate::mail::{Entrance, Event, Mail, Peer};
 use crate::parcel::Parcel;
 use crate::prepared::Texts;
 use crate::slab::Slab;
@@ -161,14 +162,15 @@ impl Lane {
         }
     }
 
-    /// A client has come. `refused`: the process has reached `clients_max`, so it is to be told.
-    pub fn accept(&mut self, now: Instant, peer: Peer, refused: bool) -> ConnId {
+    /// A client has come.
+    pub fn accept(&mut self, now: Instant, peer: Peer, entrance: Entrance) -> ConnId {
         let number = self.number();
         let nothing = &self.nothing;
         let id = self.clients.insert(|_| Client::new(number, peer, now, nothing));
         let timeout = self.config.auth.login_timeout;
         if let Some(client) = self.clients.get_mut(id) {
-            client.refused = refused;
+            client.refused = entrance.refused;
+            client.readonly = entrance.readonly;
             if !timeout.is_zero() {
                 let owner = crate::timers::Owner::Conn(id);
                 self.timers.schedule(&mut client.scheduled, owner, now + timeout);

@@ -63,6 +63,15 @@ pub enum Peer {
     Unix(u32),
 }
 
+/// How a client came in.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Entrance {
+    /// The process has reached `clients_max`, so it is to be told.
+    pub refused: bool,
+    /// It came by a listener for reads only.
+    pub readonly: bool,
+}
+
 /// A letter between lanes, or between a lane and the control thread.
 #[derive(Debug)]
 pub enum Mail {

@@ -31,6 +31,7 @@ pub(super) fn merge(old: &Config, mut new: Config) -> (Config, Vec<String>) {
     let keys = changed_needs_restart(old, &new);
     new.workers = old.workers;
     new.listen.clone_from(&old.listen);
+    new.listen_readonly.clone_from(&old.listen_readonly);
     new.unix_socket_dir.clone_from(&old.unix_socket_dir);
     new.http.clone_from(&old.http);
     new.limits.buffers = old.limits.buffers;

@@ -83,8 +83,9 @@ impl Control {
                 standing.error = Some(error);
             }
         }
-        let routed = state.config.databases.iter();
-        let routed = routed.clone().any(|it| it.routing.reads == Reads::Replicas);
+        let mut routed = state.config.databases.iter();
+        let routed = routed.any(|it| it.routing.reads == Reads::Replicas)
+            || !state.config.listen_readonly.is_empty();
         let topology = routed.then(|| Arc::new(state.topology.clone()));
         drop(state);
         self.sighted.notify_waiters();

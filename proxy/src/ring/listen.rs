@@ -56,6 +56,8 @@ pub struct Doors {
     pub unix: Option<UnixDoor>,
     /// Where clients reach us over TCP, with the real ports.
     pub addresses: Vec<SocketAddr>,
+    /// How many of these, the last ones, are for clients that only read.
+    pub readonly: usize,
 }
 
 /// A Unix socket whose file goes with it.
@@ -68,16 +70,22 @@ pub struct UnixDoor {
 }
 
 impl Doors {
-    /// Listens for `workers` workers.
+    /// Listens for `workers` workers; on the second list for clients that only read.
     pub fn open(
-        listen: &[String],
+        listen: [&[String]; 2],
         unix_dir: Option<&Path>,
         workers: usize,
     ) -> Result<Self, ListenError> {
         let mut tcp: Vec<_> = (0..workers).map(|_| Vec::new()).collect();
         let mut addresses = Vec::new();
-        for text in listen {
+        let mut readonly = 0;
+        for (text, reads) in listen
+            .into_iter()
+            .zip([false, true])
+            .flat_map(|(list, reads)| list.iter().map(move |text| (text, reads)))
+        {
             for address in resolve(text)? {
+                readonly += usize::from(reads);
                 let taken = |why| ListenError::Taken(address, why);
                 let mut actual = address;
                 if address.port() != 0 {
@@ -94,7 +102,7 @@ impl Doors {
         }
         let port = addresses.first().map_or(PORT, SocketAddr::port);
         let unix = unix_dir.map(|dir| unix_door(dir, port)).transpose()?;
-        Ok(Self { tcp, unix, addresses })
+        Ok(Self { tcp, unix, addresses, readonly })
     }
 }
 
@@ -164,7 +172,7 @@ mod tests {
     use super::{Doors, ListenError};
 
     fn listen(text: &str, workers: usize) -> Result<Doors, ListenError> {
-        Doors::open(&[text.to_owned()], None, workers)
+        Doors::open([&[text.to_owned()], &[]], None, workers)
     }
 
     #[test]
@@ -185,11 +193,11 @@ mod tests {
     fn the_unix_socket_of_the_dead_is_replaced_and_of_the_living_is_not() {
         let dir = std::env::temp_dir().join(format!("pgring-listen-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
-        let first = Doors::open(&[], Some(&dir), 1).unwrap();
-        let error = Doors::open(&[], Some(&dir), 1).unwrap_err();
+        let first = Doors::open([&[], &[]], Some(&dir), 1).unwrap();
+        let error = Doors::open([&[], &[]], Some(&dir), 1).unwrap_err();
         assert!(matches!(error, ListenError::Answered(_)), "{error}");
         drop(first);
-        let second = Doors::open(&[], Some(&dir), 1).unwrap();
+        let second = Doors::open([&[], &[]], Some(&dir), 1).unwrap();
         assert!(second.unix.unwrap().path.ends_with(".s.PGSQL.6432"));
         std::fs::remove_dir_all(&dir).unwrap();
     }

@@ -7,7 +7,7 @@ use crate::ring::socket::{peer, words};
 use crate::ring::token::{Kind, Token};
 use crate::worker::conn::Phase;
 use crate::worker::{Worker, World};
-use pgring_logic::mail::Peer;
+use pgring_logic::mail::{Entrance, Peer};
 use pgring_logic::time::{Duration, Instant};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -59,7 +59,9 @@ impl<W: World> Worker<'_, W> {
             self.door.retry.get_or_insert(self.now);
         }
         if let Some(fd) = completion.accepted {
-            return self.seat(fd);
+            let tcp = self.base.doors.len();
+            let readonly = (tcp - self.base.readonly..tcp).contains(&index);
+            return self.seat(fd, readonly);
         }
         if let Err(errno @ (libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM)) =
             completion.result
@@ -74,7 +76,7 @@ impl<W: World> Worker<'_, W> {
     }
 
     /// Finds a seat for a client, here or on another core.
-    fn seat(&mut self, fd: OwnedFd) {
+    fn seat(&mut self, fd: OwnedFd, readonly: bool) {
         // Whoever cannot be asked who it is has already left.
         let Ok(peer) = peer(fd.as_fd()) else { return };
         let max = self.base.config.limits.clients_max;
@@ -82,15 +84,21 @@ impl<W: World> Worker<'_, W> {
         match &seat {
             Some(elsewhere) if elsewhere.core() != self.base.core => {
                 let to = elsewhere.core();
-                self.base.post(to, Letter::NewClient { fd, peer, seat });
+                self.base.post(to, Letter::NewClient { fd, peer, readonly, seat });
             }
-            Some(_) | None => self.admit(fd, peer, seat),
+            Some(_) | None => self.admit(fd, (peer, readonly), seat),
         }
     }
 
     /// Tells the lane of a client, and receives from it.
-    pub(super) fn admit(&mut self, fd: OwnedFd, peer: Peer, seat: Option<Seat>) {
-        let id = self.world.accept(self.now, peer, seat.is_none());
+    pub(super) fn admit(
+        &mut self,
+        fd: OwnedFd,
+        (peer, readonly): (Peer, bool),
+        seat: Option<Seat>,
+    ) {
+        let entrance = Entrance { refused: seat.is_none(), readonly };
+        let id = self.world.accept(self.now, peer, entrance);
         self.tally.opened();
         self.table.open(id, Some(fd), (Phase::Open, self.now)).seat = seat;
         self.arm(id);

@@ -39,7 +39,7 @@ impl Trial {
         config.limits.clients_max = 1000;
         change(&mut config);
         let config = Arc::new(config);
-        let doors = Doors::open(&["127.0.0.1:0".to_owned()], None, workers).unwrap();
+        let doors = Doors::open([&["127.0.0.1:0".to_owned()], &[]], None, workers).unwrap();
         let mailboxes: Vec<_> = (0..workers).map(|_| Mailbox::new().unwrap()).collect();
         let lanes: Vec<_> = mailboxes.iter().map(Mailbox::sender).collect();
         let (tell, control) = unbounded_channel();
@@ -51,7 +51,8 @@ impl Trial {
             let core = Core(core);
             threads.push(std::thread::spawn(move || {
                 let (doors, unix) = (own, None);
-                let base = Base { core, config, mailbox, lanes, control, doors, unix, seats };
+                let base =
+                    Base { core, config, mailbox, lanes, control, doors, unix, readonly: 0, seats };
                 let make = |core, _, before| Relay::new((core, before), server, Arc::clone(&seen));
                 run(base, |ready| ready.unwrap(), make).unwrap();
             }));

@@ -3,7 +3,9 @@
 use crate::action::Address;
 use crate::admin::show::{Cell, Column, int, mode, number, text, word};
 use crate::admin::world::World;
-use crate::config::{AuthMethod, Config, Consistency, Database, Fallback, Node, Reads};
+use crate::config::{
+    AuthMethod, Config, Consistency, Database, Fallback, Node, Pattern, Reads, Route, Rule,
+};
 use crate::time::Duration;
 use std::collections::BTreeSet;
 
@@ -46,9 +48,10 @@ pub(crate) const USERS: [Column; 8] = [
 type Read = fn(&Config) -> String;
 
 /// The settings of the process, and whether a reload changes them.
-const PROCESS: [(&str, bool, Read); 29] = [
+const PROCESS: [(&str, bool, Read); 31] = [
     ("workers", false, |config| config.workers.to_string()),
     ("listen", false, |config| config.listen.join(", ")),
+    ("listen_readonly", false, |config| config.listen_readonly.join(", ")),
     ("unix_socket_dir", false, |config| path(config.unix_socket_dir.as_ref())),
     ("http", false, |config| config.http.clone().unwrap_or_default()),
     ("admin_users", true, |config| config.admin_users.join(", ")),
@@ -69,6 +72,7 @@ const PROCESS: [(&str, bool, Read); 29] = [
     ("routing.zone", true, |config| config.routing.zone.clone()),
     ("routing.functions_read", true, |config| list(&config.routing.functions_read)),
     ("routing.functions_write", true, |config| list(&config.routing.functions_write)),
+    ("routing.rules", true, |config| rules(&config.routing.rules)),
     ("monitor.user", true, |config| config.monitor.user.clone().unwrap_or_default()),
     ("monitor.database", true, |config| config.monitor.database.clone()),
     ("monitor.interval", true, |config| span(config.monitor.interval)),
@@ -125,6 +129,28 @@ fn consistency(consistency: Consistency) -> &'static str {
         Consistency::Session => "session",
         Consistency::Eventual => "eventual",
     }
+}
+
+/// As in `user=billing application_name=metabase*: primary`.
+fn rules(rules: &[Rule]) -> String {
+    let pattern = |name: &str, pattern: &Option<Pattern>| {
+        pattern.as_ref().map(|Pattern { text, open }| {
+            let star = if *open { "*" } else { "" };
+            format!("{name}={text}{star}")
+        })
+    };
+    let rule = |rule: &Rule| {
+        let user = pattern("user", &rule.user);
+        let name = pattern("application_name", &rule.application_name);
+        let whose: Vec<_> = [user, name].into_iter().flatten().collect();
+        let route = match rule.route {
+            Route::Auto => "auto",
+            Route::Primary => "primary",
+            Route::Replica => "replica",
+        };
+        format!("{}: {route}", whose.join(" "))
+    };
+    rules.iter().map(rule).collect::<Vec<_>>().join(", ")
 }
 
 fn fallback(fallback: Fallback) -> &'static str {

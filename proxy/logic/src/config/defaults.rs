@@ -18,6 +18,7 @@ impl Default for Config {
         Self {
             workers: 0,
             listen: vec!["127.0.0.1:6432".to_owned()],
+            listen_readonly: Vec::new(),
             unix_socket_dir: None,
             http: None,
             admin_users: Vec::new(),
@@ -65,6 +66,7 @@ impl Default for Routing {
             zone: String::new(),
             functions_read: BTreeSet::new(),
             functions_write: BTreeSet::new(),
+            rules: Vec::new(),
         }
     }
 }

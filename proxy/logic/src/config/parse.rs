@@ -4,7 +4,7 @@ use crate::config::error::Errors;
 use crate::config::table::{At, Table};
 use crate::config::{
     Auth, AuthMethod, Cluster, Config, ConfigError, Database, Limits, Node, Password, PoolMode,
-    PoolSettings, Reads, Routing, Users, address, monitor, pool, routing, users,
+    PoolSettings, Reads, Routing, Users, address, listeners, monitor, pool, routing, users,
 };
 use crate::time::Duration;
 use crate::topology::horizon::Horizon;
@@ -32,7 +32,7 @@ pub(super) fn config(text: &str, users: &mut ReadUsers<'_>) -> Result<Config, Ve
     }
     let mut top = Table::new(0, String::new(), table.into_inner(), &errors);
     let mut config = Config::default();
-    listeners(&mut config, &mut top, &mut errors);
+    listeners::listeners(&mut config, &mut top, &mut errors);
     if let Some(list) = top.texts("admin_users", &mut errors) {
         config.admin_users = list.value.into_iter().map(|user| user.value).collect();
     }
@@ -61,42 +61,6 @@ pub(super) fn config(text: &str, users: &mut ReadUsers<'_>) -> Result<Config, Ve
     routes(&config, &mut errors);
     top.finish(&mut errors);
     if errors.is_empty() { Ok(config) } else { Err(errors.into_list()) }
-}
-
-fn listeners(config: &mut Config, top: &mut Table<'_>, errors: &mut Errors) {
-    top.number("workers", 0..=1024, &mut config.workers, errors);
-    let mut line = 0;
-    if let Some(list) = top.texts("listen", errors) {
-        config.listen.clear();
-        line = list.line;
-        for At { line: at, value } in list.value {
-            if let Err(message) = address::listen(&value) {
-                top.blame(at, "listen", message, errors);
-            } else if config.listen.contains(&value) && !value.ends_with(":0") {
-                top.blame(at, "listen", format!("{value:?} is listed twice"), errors);
-            }
-            config.listen.push(value);
-        }
-    }
-    if let Some(At { line, value }) = top.name_of("unix_socket_dir", errors) {
-        let directory = PathBuf::from(value);
-        // The longest port, because the port may be the kernel's choice.
-        if let Err(message) = address::socket(&directory, u16::MAX) {
-            top.blame(line, "unix_socket_dir", message, errors);
-        }
-        config.unix_socket_dir = Some(directory);
-    }
-    if config.listen.is_empty() && config.unix_socket_dir.is_none() {
-        top.blame(line, "listen", "is empty, and there is no unix_socket_dir either", errors);
-    }
-    if let Some(At { line, value }) = top.name_of("http", errors) {
-        if let Err(message) = address::listen(&value) {
-            top.blame(line, "http", message, errors);
-        } else if config.listen.contains(&value) && !value.ends_with(":0") {
-            top.blame(line, "http", format!("{value:?} is already in listen"), errors);
-        }
-        config.http = Some(value);
-    }
 }
 
 fn auth(
@@ -250,6 +214,9 @@ fn routes(config: &Config, errors: &mut Errors) {
     if config.monitor.user.is_none() && routed.clone().next().is_some() {
         let message = "missing; routing.reads = \"replicas\" needs to know where nodes stand";
         errors.push(0, "monitor.user", message);
+    } else if config.monitor.user.is_none() && !config.listen_readonly.is_empty() {
+        let message = "missing; listen_readonly needs to know where nodes stand";
+        errors.push(0, "monitor.user", message);
     }
     if let Some(database) = routed.find(|database| database.pool.mode == PoolMode::Session) {
         let message = format!(
@@ -386,9 +353,11 @@ mod tests {
 
     #[test]
     fn every_key_stands_in_the_shipped_reference() {
-        let mut text = REFERENCE.to_owned();
         // What is off by default stands there commented out.
-        for key in ["unix_socket_dir", "http", "dbname", "user", "password"] {
+        let mut text = REFERENCE.replace("\n# [[routing.rules]]", "\n[[routing.rules]]");
+        let rule = ["application_name", "route"];
+        let off = ["unix_socket_dir", "http", "dbname", "user", "password"];
+        for key in off.into_iter().chain(rule) {
             let off = format!("\n# {key} = ");
             assert!(text.contains(&off), "{key}");
             text = text.replace(&off, &format!("\n{key} = "));
@@ -396,8 +365,9 @@ mod tests {
         let config = check(&text);
         assert!(config.http.is_some() && config.unix_socket_dir.is_some());
         assert!(config.databases[0].password.is_some() && config.monitor.password.is_some());
+        assert_eq!(config.routing.rules.len(), 1);
         let keys = text.lines().filter_map(|line| line.split_once(" = ")).count();
-        assert_eq!(keys, 9 + 3 + 3 + 22 + 10 + 6 + 1 + 4 + 2 - 3 + 3, "a key came or went");
+        assert_eq!(keys, 10 + 3 + 3 + 22 + 10 + 3 + 6 + 1 + 4 + 2 - 3 + 3, "a key came or went");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::config::error::Errors;
 use crate::config::table::{At, Table};
-use crate::config::{Consistency, Fallback, Reads, Routing};
+use crate::config::{Consistency, Fallback, Pattern, Reads, Route, Routing, Rule};
 use std::collections::BTreeSet;
 
 /// Lays the keys of `table` over `routing`.
@@ -37,5 +37,90 @@ pub(super) fn lay_over(routing: &mut Routing, mut table: Table<'_>, errors: &mut
         let message = format!("{name:?} is in functions_read, too");
         table.blame(table.line, "functions_write", message, errors);
     }
+    if let Some(tables) = table.tables("rules", errors) {
+        routing.rules = tables.into_iter().map(|table| rule(table, errors)).collect();
+    }
     table.finish(errors);
+}
+
+fn rule(mut table: Table<'_>, errors: &mut Errors) -> Rule {
+    let routes = [("auto", Route::Auto), ("primary", Route::Primary), ("replica", Route::Replica)];
+    let mut names = |key| table.name_of(key, errors).map(|name| pattern(&name.value));
+    let (user, application_name) = (names("user"), names("application_name"));
+    let mut route = None;
+    let some = routes.map(|(word, route)| (word, Some(route)));
+    let before = errors.len();
+    table.choice("route", &some, &mut route, errors);
+    if user.is_none() && application_name.is_none() {
+        let message =
+            "missing; a rule says whose statements it is for, by user or application_name";
+        table.blame(table.line, "user", message, errors);
+    }
+    if route.is_none() && errors.len() == before {
+        let message = "missing; one of auto, primary, replica";
+        table.blame(table.line, "route", message, errors);
+    }
+    table.finish(errors);
+    Rule { user, application_name, route: route.unwrap_or(Route::Auto) }
+}
+
+/// A star at the end stands for all that may follow.
+fn pattern(name: &str) -> Pattern {
+    let cut = name.strip_suffix('*');
+    Pattern { text: cut.unwrap_or(name).to_owned(), open: cut.is_some() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pattern;
+    use crate::config::{Route, Routing, Rule};
+
+    #[test]
+    fn a_rule_says_whose_statements_go_where() {
+        let text = "[auth]\nmethod = \"trust\"\n[[clusters]]\nname = \"a\"\n[[clusters.nodes]]\n\
+                    name = \"b\"\naddress = \"127.0.0.1:1\"\n[[routing.rules]]\n\
+                    route = \"primary\"\n[[routing.rules]]\nuser = \"x\"\n\
+                    [[routing.rules]]\nusr = \"x\"\nuser = \"y\"\nroute = \"replicas\"\n";
+        let errors =
+            crate::config::parse(text, &mut |_: &_| Ok(String::new())).expect_err("it is wrong");
+        let errors: Vec<_> = errors.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            errors,
+            [
+                "line 8: routing.rules.user: missing; a rule says whose statements it is for, by \
+                 user or application_name",
+                "line 10: routing.rules.route: missing; one of auto, primary, replica",
+                "line 13: routing.rules.usr: unknown key; did you mean \"user\"?",
+                "line 15: routing.rules.route: unknown value \"replicas\"; did you mean \
+                 \"replica\"?",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_first_rule_that_fits_counts() {
+        let rule = |user: &str, name: &str, route| Rule {
+            user: (!user.is_empty()).then(|| pattern(user)),
+            application_name: (!name.is_empty()).then(|| pattern(name)),
+            route,
+        };
+        let rules = vec![
+            rule("report", "psql", Route::Auto),
+            rule("report", "", Route::Replica),
+            rule("", "billing*", Route::Primary),
+        ];
+        let routing = Routing { rules, ..Routing::default() };
+        let cases = [
+            ("report", "psql", Route::Auto),
+            ("report", "psql2", Route::Replica),
+            ("report", "billing", Route::Replica),
+            ("reporter", "", Route::Auto),
+            ("app", "billing", Route::Primary),
+            ("app", "billing-cron", Route::Primary),
+            ("app", "Billing", Route::Auto),
+        ];
+        for (user, name, route) in cases {
+            assert_eq!(routing.route(user, name), route, "{user} {name}");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use crate::catalog::Catalog;
 use crate::classify::Reason;
 use crate::classify::cache::Verdict;
 use crate::classify::comment::{Hint, hint, role};
-use crate::config::{Consistency, PoolMode, Reads};
+use crate::config::{Consistency, PoolMode, Reads, Route};
 use crate::hints::Hints;
 use crate::id::ConnId;
 use crate::lane::balance::Place;
@@ -80,10 +80,11 @@ impl Lane {
         self.verdicts.take_last();
         let aims = matches!(bytes.first(), Some(b'Q' | b'P' | b'B' | b'D' | b'C' | b'E' | b'F'));
         let Some(server) = client.server else {
-            if aims && client.wait.is_none() && !client.aimed && self.is_routed(home) {
-                return self.aim_segment(now, id, home, bytes, actions);
+            let open = aims && client.wait.is_none() && !client.aimed;
+            if open && client.readonly {
+                return self.aim_readonly(now, id, home, bytes, actions);
             }
-            return false;
+            return open && self.is_routed(home) && self.aim_segment(now, id, home, bytes, actions);
         };
         let Some(far) = self.server_ref(server) else { return false };
         if far.pool == home {
@@ -100,7 +101,7 @@ impl Lane {
             }
             return false;
         }
-        if bytes.first() == Some(&b'X') {
+        if bytes.first() == Some(&b'X') || self.is_session_mode(home) {
             return false;
         }
         // On a replica. A segment that has begun was seen whole, and a transaction stays; else it
@@ -123,11 +124,7 @@ impl Lane {
         bytes: &[u8],
         actions: &mut Out,
     ) -> bool {
-        let aim = if bytes[0] == b'Q' {
-            self.aim_of_message(id, home, bytes)
-        } else {
-            self.aim_of_segment(id, home, bytes)
-        };
+        let aim = self.aim_of(id, home, bytes);
         self.note_primary(id, aim);
         let place = match aim {
             Aim::Replica if !self.is_bound(id) => self.place_of_read(now, id, home, actions),
@@ -159,6 +156,25 @@ impl Lane {
         }
         self.count_route(id, home, pool != home);
         false
+    }
+
+    /// What the segment that begins with these bytes asks for.
+    fn aim_of(&mut self, id: ConnId, home: usize, bytes: &[u8]) -> Aim {
+        if bytes.first() == Some(&b'Q') {
+            return self.aim_of_message(id, home, bytes);
+        }
+        self.aim_of_segment(id, home, bytes)
+    }
+
+    /// Whether the segment that begins with these bytes does nothing but read, so that it could be
+    /// said again.
+    pub(super) fn only_reads(&mut self, id: ConnId, home: usize, bytes: &[u8]) -> bool {
+        let aim = self.aim_of(id, home, bytes);
+        self.verdicts.take_last();
+        if let Some(client) = self.clients.get_mut(id) {
+            client.wrote = false;
+        }
+        aim == Aim::Replica
     }
 
     /// The text that was looked at last goes to a replica, or to the primary.
@@ -241,7 +257,7 @@ impl Lane {
         // Without a catalog nothing is a read.
         let strict = self.pools[home].database.routing.consistency == Consistency::Strict;
         let judge = |names: &_| catalog.is_some_and(|catalog| catalog.judge(names).is_none());
-        let asked = hint(text).or_else(|| self.asked_by_session(id));
+        let asked = hint(text).or_else(|| self.asked_by_session(id, home));
         match self.verdicts.verdict(text, edition, judge) {
             Verdict::Read | Verdict::Begin { .. } if asked == Some(Hint::Primary) => Aim::Quiet,
             // Each of its statements is a read of its own.
@@ -264,9 +280,23 @@ impl Lane {
         }
     }
 
-    /// Where a client has asked for its statements to go, by `SET pgring.route`.
-    fn asked_by_session(&self, id: ConnId) -> Option<Hint> {
-        role(self.clients.get(id)?.state.get(ROUTE)?)
+    /// Where a client has asked for its statements to go, by `SET pgring.route`, or somebody else
+    /// for it, by a rule.
+    fn asked_by_session(&self, id: ConnId, home: usize) -> Option<Hint> {
+        let client = self.clients.get(id)?;
+        if let Some(own) = client.state.get(ROUTE) {
+            return role(own);
+        }
+        let routing = &self.pools[home].database.routing;
+        if routing.rules.is_empty() {
+            return None;
+        }
+        let name = client.state.get("application_name").map_or("", String::as_str);
+        match routing.route(&client.user, name) {
+            Route::Auto => None,
+            Route::Primary => Some(Hint::Primary),
+            Route::Replica => Some(Hint::Replica),
+        }
     }
 
     /// Whether the texts of a client are certainly UTF-8.
@@ -331,6 +361,10 @@ impl Lane {
             if client.wait.is_none() || client.pool != Some(pool) {
                 continue;
             }
+            if client.readonly {
+                self.seek_another(now, id, actions);
+                continue;
+            }
             client.wait = None;
             client.pool = client.home;
             self.pools[pool].unqueue();
@@ -361,16 +395,17 @@ impl Lane {
         actions: &mut Out,
     ) {
         self.topology = topology;
-        self.look_for_replicas(actions);
+        self.look_for_replicas(now, actions);
         for pool in 0..self.pools.len() {
             let rank = &self.pools[pool];
-            let Some(node) = rank.key.node.as_ref().filter(|_| rank.waiting_count > 0) else {
-                continue;
-            };
+            let Some(node) = rank.key.node.as_ref().filter(|_| rank.held > 0) else { continue };
             let standings = self.topology.clusters.get(&*rank.database.cluster.name);
             let standing = standings.and_then(|nodes| nodes.get(node));
-            let stands = standing.is_some_and(|it| it.role == Role::Standby && it.error.is_none());
-            if !stands {
+            let role = standing.filter(|it| it.error.is_none()).map(|it| it.role);
+            if role == Some(Role::Primary) {
+                self.leave_promoted(now, pool, actions);
+            }
+            if role != Some(Role::Standby) && self.pools[pool].waiting_count > 0 {
                 self.fall_back(now, pool, actions);
             }
         }

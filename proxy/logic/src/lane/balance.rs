@@ -20,7 +20,7 @@ const REPLICAS_MAX: usize = 16;
 const BEHIND: Duration = Duration::from_millis(100);
 
 /// What there is for a read.
-enum Fit {
+pub(super) enum Fit {
     /// The replica of this pool.
     Pool(usize),
     /// Replicas that have not replayed yet what it must show.
@@ -53,7 +53,7 @@ impl Lane {
         home: usize,
         actions: &mut Out,
     ) -> Place {
-        let fit = self.fit_for(now, id, home, actions);
+        let fit = self.fit_for(now, id, home, None, actions);
         let routing = &self.pools[home].database.routing;
         let (limit, fallback) = (routing.read_wait_max, routing.fallback);
         let Some(client) = self.clients.get_mut(id) else { return Place::Primary };
@@ -76,8 +76,15 @@ impl Lane {
         }
     }
 
-    /// What there is for a read of this client.
-    fn fit_for(&mut self, now: Instant, id: ConnId, home: usize, actions: &mut Out) -> Fit {
+    /// What there is for a read of this client, but for one pool.
+    pub(super) fn fit_for(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        home: usize,
+        without: Option<usize>,
+        actions: &mut Out,
+    ) -> Fit {
         let database = Arc::clone(&self.pools[home].database);
         let routing = &database.routing;
         let (lag_bytes_max, lag_max) = (routing.lag_bytes_max as u64, routing.lag_max);
@@ -108,7 +115,7 @@ impl Lane {
             let pool = self.replica_pool(home, node);
             let rank = &self.pools[pool];
             paused |= rank.paused;
-            if rank.retry_at.is_some_and(|at| now < at) || rank.paused {
+            if rank.retry_at.is_some_and(|at| now < at) || rank.paused || without == Some(pool) {
                 continue;
             }
             let weight = share(standing.weight, now.since(standing.since), routing.slow_start);
@@ -133,21 +140,19 @@ impl Lane {
     }
 
     /// The configuration has changed: whoever waits begins anew.
-    pub(super) fn forget_behind(&mut self, actions: &mut Out) {
+    pub(super) fn forget_behind(&mut self, now: Instant, actions: &mut Out) {
         for &id in &self.behind {
             if let Some(client) = self.clients.get_mut(id) {
                 client.behind_since = None;
             }
         }
-        self.look_for_replicas(actions);
+        self.look_for_replicas(now, actions);
     }
 
     /// Nodes have moved: reads that wait for one of them look again.
-    pub(super) fn look_for_replicas(&mut self, actions: &mut Out) {
+    pub(super) fn look_for_replicas(&mut self, now: Instant, actions: &mut Out) {
         for id in core::mem::take(&mut self.behind) {
-            if self.clients.get(id).is_some() {
-                actions.push(Action::Resume(id));
-            }
+            self.look_again(now, id, actions);
         }
     }
 

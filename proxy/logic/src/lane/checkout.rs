@@ -3,6 +3,7 @@
 use crate::action::{Action, Level};
 use crate::id::ConnId;
 use crate::lane::client::{Phase as ClientPhase, Wait};
+use crate::lane::readonly::NONE_FIT;
 use crate::lane::server::{Phase, purpose};
 use crate::lane::{Lane, Out};
 use crate::ledger::{Expect, Origin};
@@ -23,6 +24,10 @@ impl Lane {
             return true;
         }
         let Some(pool) = client.pool.filter(|_| client.wait.is_none()) else { return false };
+        if self.strays(id) {
+            self.wait_for_server(now, id, actions);
+            return false;
+        }
         let free = self.pools[pool].waiting_count == 0 && !self.pools[pool].paused;
         if free && let Some(server) = self.idle_for(now, pool, id, actions) {
             self.attach(now, id, server, actions);
@@ -93,6 +98,13 @@ impl Lane {
             let text = ErrorText::fatal(sqlstate::ADMIN_SHUTDOWN, "pgring is shutting down");
             return self.fatal(now, id, &text, actions);
         }
+        if self.strays(id) {
+            self.broken += 1;
+            let reason = "a client for reads only was about to go to the primary";
+            actions.note(Level::Error, format!("a bug of pgring: {reason}"));
+            return self.refuse(now, id, sqlstate::CANNOT_CONNECT_NOW, NONE_FIT, actions);
+        }
+        let Some(client) = self.clients.get_mut(id) else { return };
         let settings = Arc::clone(&self.pools[pool].settings);
         if self.pools[pool].waiting_count as usize >= settings.waiting_max {
             let message = format!("{} clients wait for a server already", settings.waiting_max);

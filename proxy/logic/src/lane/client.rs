@@ -147,6 +147,8 @@ pub(super) struct Client {
     pub(super) entered: bool,
     /// `clients_max` was reached when it came.
     pub(super) refused: bool,
+    /// It came in by a listener for reads only.
+    pub(super) readonly: bool,
 
     pub(super) server: Option<ConnId>,
     pub(super) wait: Option<Wait>,
@@ -220,6 +222,7 @@ impl Client {
             goodbye: false,
             entered: false,
             refused: false,
+            readonly: false,
             server: None,
             wait: None,
             left: 0,

@@ -94,7 +94,7 @@ impl Lane {
                 break;
             }
             let Some(id) = self.next_in_queue(pool) else { break };
-            if self.pools[pool].key.node.is_some() {
+            if self.pools[pool].key.node.is_some() && !self.is_readonly(id) {
                 // The primary may have a server.
                 self.fall_back(now, pool, actions);
                 break;
@@ -161,8 +161,13 @@ impl Lane {
             }
             Phase::Ready => {
                 if let Some(since) = client.behind_since {
-                    let routing = &self.pools[client.home?].database.routing;
-                    return after(since, routing.read_wait_max, Limit::Replica);
+                    let home = &self.pools[client.home?];
+                    let limit = if client.readonly {
+                        home.settings.query_wait_timeout
+                    } else {
+                        home.database.routing.read_wait_max
+                    };
+                    return after(since, limit, Limit::Replica);
                 }
                 let settings = &self.pools[client.pool?].settings;
                 if let Some(since) = client.query_since {

@@ -7,6 +7,7 @@
 
 use crate::action::Action;
 use crate::id::ConnId;
+use crate::lane::balance::Fit;
 use crate::lane::server::{Server, purpose};
 use crate::lane::traffic::{Message, Step};
 use crate::lane::{Lane, Out};
@@ -24,6 +25,9 @@ const BYTES_MAX: usize = 16 * 1024;
 /// `serialization_failure` and `deadlock_detected` (conflicts with replay), the ends of a server.
 const MOVING: [&[u8]; 8] =
     [b"25006", b"0A000", b"55000", b"40001", b"40P01", b"57P01", b"57P02", b"57P03"];
+
+/// Those of them that any standby makes.
+const REFUSING: [&[u8]; 3] = [b"25006", b"0A000", b"55000"];
 
 /// A segment on a replica.
 #[derive(Debug, Default)]
@@ -194,6 +198,10 @@ impl Lane {
             self.learn(server);
         }
         let Some(client) = client.and_then(|id| self.clients.get_mut(id)) else { return false };
+        // What one standby does not do, no other does.
+        if client.readonly && code.is_some_and(|code| REFUSING.contains(&code)) {
+            return false;
+        }
         let Some(reading) = &mut client.reading else { return false };
         if reading.stage != Stage::Whole {
             return false;
@@ -281,16 +289,25 @@ impl Lane {
             && reading.is_some_and(|it| matches!(it.stage, Stage::Whole | Stage::Failed))
     }
 
-    /// A client without a server asks the primary for what a replica did not answer.
+    /// A client without a server asks the primary for what a replica did not answer; one that must
+    /// not do that, another replica.
     pub(super) fn go_home(&mut self, now: Instant, id: ConnId, actions: &mut Out) {
         let Some(client) = self.clients.get_mut(id) else { return };
+        let Some(home) = client.home else { return };
         client.server = None;
-        client.pool = client.home;
-        client.wrote = true;
         if let Some(reading) = &mut client.reading {
             reading.stage = Stage::Moving;
         }
-        if let Some(home) = client.home {
+        if client.readonly {
+            // Without another one it waits for this one.
+            let lost = client.pool;
+            let fit = self.fit_for(now, id, home, lost, actions);
+            if let (Some(client), Fit::Pool(pool)) = (self.clients.get_mut(id), fit) {
+                client.pool = Some(pool);
+            }
+        } else {
+            client.pool = client.home;
+            client.wrote = true;
             self.expect_commit(id, home, &[]);
         }
         // What the replica has not confirmed is yet to be.
@@ -310,9 +327,11 @@ impl Lane {
         let Some(reading) = client.reading.as_mut().filter(|it| it.stage == Stage::Moving) else {
             return;
         };
-        reading.stage = Stage::Off;
         let bytes = core::mem::take(&mut reading.bytes);
         let mut told = reading.told;
+        // A second standby may be lost as the first one was.
+        let again = client.readonly && told == 0;
+        reading.stage = Stage::Off;
         client.again = true;
         if let Some(far) = self.server_mut(server) {
             far.hides = told;
@@ -343,8 +362,11 @@ impl Lane {
                 }
             }
         }
-        if let Some(client) = self.clients.get_mut(id) {
-            client.again = false;
+        let Some(client) = self.clients.get_mut(id) else { return };
+        client.again = false;
+        if let Some(reading) = client.reading.as_mut().filter(|_| again) {
+            reading.bytes = bytes;
+            reading.stage = Stage::Whole;
         }
     }
 

@@ -200,7 +200,7 @@ impl Lane {
             self.ask(now, pool, actions);
             self.watch_pool(now, pool);
         }
-        self.forget_behind(actions);
+        self.forget_behind(now, actions);
         self.forget_places(now);
         // A limit may have become shorter for whoever is idle already.
         for id in self.clients.ids() {

@@ -79,7 +79,7 @@ impl Lane {
         }
         client.hints = Hints::NONE;
         if !client.pins.is_empty() && !spent {
-            if self.pools[pool].key.node.is_some() {
+            if self.pools[pool].key.node.is_some() && !self.is_readonly(id) {
                 let message = "a session cannot keep a standby beyond its transaction";
                 let text = ErrorText::fatal(sqlstate::FEATURE_NOT_SUPPORTED, message);
                 let hint = "Do not say READ ONLY where something is to last: PREPARE, WITH HOLD.";

@@ -165,7 +165,7 @@ fn wants_replication(value: &str) -> bool {
 mod tests {
     use super::wants_replication;
     use crate::lane::trial::{Trial, query};
-    use crate::mail::Peer;
+    use crate::mail::{Entrance, Peer};
     use crate::time::Instant;
     use pgring_wire::client::write;
 
@@ -173,7 +173,7 @@ mod tests {
     fn a_client_may_send_its_first_query_with_its_startup_packet() {
         let mut trial = Trial::start("");
         trial.with_lane(|lane, now, actions| {
-            let hasty = lane.accept(now, Peer::Unix(0), false);
+            let hasty = lane.accept(now, Peer::Unix(0), Entrance::default());
             let mut said = Vec::new();
             write::startup(&mut said, 3, 0, [("user", "app"), ("database", "app")]);
             said.extend(query("SELECT 1"));

@@ -4,7 +4,7 @@ use crate::action::{Action, Actions};
 use crate::config::parse;
 use crate::id::{ConnId, Core};
 use crate::lane::{Lane, Out};
-use crate::mail::{Event, Mail, Peer};
+use crate::mail::{Entrance, Event, Mail, Peer};
 use crate::time::Instant;
 use pgring_wire::backend::write as say;
 use pgring_wire::client::write;
@@ -41,7 +41,7 @@ impl Trial {
         let mut config = parse(&text, &mut |_| Ok(String::new())).expect("a good config");
         config.workers = 1;
         let mut lane = Lane::new(Core(0), Arc::new(config), [7; 32], 0);
-        let client = lane.accept(Instant::START, Peer::Unix(0), false);
+        let client = lane.accept(Instant::START, Peer::Unix(0), Entrance::default());
         let (actions, key) = (Actions::default(), Vec::new());
         let mut trial = Self { lane, client, server: client, actions, key, requester: None };
         let mut hello = Vec::new();
@@ -124,7 +124,7 @@ impl Trial {
 
     /// Cancels what the client does; tells whether that was answered at once.
     pub(super) fn send_cancel(&mut self) -> bool {
-        let requester = self.lane.accept(Instant::START, Peer::Unix(0), false);
+        let requester = self.lane.accept(Instant::START, Peer::Unix(0), Entrance::default());
         self.requester = Some(requester);
         let pid = u32::from_be_bytes(self.key[..4].try_into().expect("four bytes"));
         let mut request = Vec::new();

@@ -23,6 +23,15 @@ impl Lane {
     /// The client may come in: greets it, or has it wait for what it takes to do so.
     pub(super) fn welcome(&mut self, now: Instant, id: ConnId, actions: &mut Out) {
         let Some(client) = self.clients.get_mut(id) else { return };
+        if client.readonly
+            && let Some(home) = client.home
+        {
+            client.phase = Phase::Welcoming;
+            if !self.seek_standby(now, id, home, actions) {
+                return;
+            }
+        }
+        let Some(client) = self.clients.get_mut(id) else { return };
         let Some(pool) = client.pool else { return };
         let login = client.login.get_or_insert_default();
         if login.replication {

@@ -3,7 +3,7 @@
 use crate::worker::World;
 use pgring_logic::action::{Action, Actions, Address, CloseMode, Progress, Want};
 use pgring_logic::id::{ConnId, Core, PoolKey, Secret, Side};
-use pgring_logic::mail::{Event, Mail, Peer};
+use pgring_logic::mail::{Entrance, Event, Mail, Peer};
 use pgring_logic::parcel::Parcel;
 use pgring_logic::time::{Duration, Instant};
 use std::collections::BTreeMap;
@@ -155,10 +155,18 @@ impl Relay {
 }
 
 impl World for Relay {
-    fn accept(&mut self, _now: Instant, _peer: Peer, refused: bool) -> ConnId {
+    fn accept(&mut self, _now: Instant, _peer: Peer, entrance: Entrance) -> ConnId {
         let client = self.take_slot(Side::Client);
         let (server, connected, obeyed, chats) = (None, false, false, false);
-        self.pairs.push(Pair { client, server, connected, refused, obeyed, chats, forwarded: 0 });
+        self.pairs.push(Pair {
+            client,
+            server,
+            connected,
+            refused: entrance.refused,
+            obeyed,
+            chats,
+            forwarded: 0,
+        });
         client
     }
 

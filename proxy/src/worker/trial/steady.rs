@@ -110,7 +110,7 @@ impl Life {
     fn begin() -> Self {
         let node = server(serve);
         let config = config(node);
-        let doors = Doors::open(&["127.0.0.1:0".to_owned()], None, 1).unwrap();
+        let doors = Doors::open([&["127.0.0.1:0".to_owned()], &[]], None, 1).unwrap();
         let (mailbox, address) = (Mailbox::new().unwrap(), doors.addresses[0]);
         let lane = mailbox.sender();
         let (tell, control) = unbounded_channel();
@@ -120,7 +120,17 @@ impl Life {
         let worker = std::thread::spawn(move || {
             let config = Arc::new(config);
             let (core, control, unix, seats) = (Core(0), tell, None, Seats::new(1));
-            let base = Base { core, config, mailbox, lanes, control, doors: own, unix, seats };
+            let base = Base {
+                core,
+                config,
+                mailbox,
+                lanes,
+                control,
+                doors: own,
+                unix,
+                readonly: 0,
+                seats,
+            };
             let make = |core, config, before| Lane::new(core, config, [7; 32], before);
             let life = || run(base, |ready| ready.unwrap(), make).unwrap();
             allocation_counter::measure(life).count_total

@@ -11,7 +11,7 @@ use crate::worker::{Base, Worker, World};
 use pgring_logic::action::{Action, Actions, CloseMode, Progress, Want};
 use pgring_logic::config::Config;
 use pgring_logic::id::{ConnId, Core, Side};
-use pgring_logic::mail::{Event, Mail, Peer};
+use pgring_logic::mail::{Entrance, Event, Mail, Peer};
 use pgring_logic::parcel::Parcel;
 use pgring_logic::time::{Duration, Instant};
 use socket2::{Domain, Socket, Type};
@@ -32,7 +32,7 @@ pub(super) struct Record {
 }
 
 impl World for Record {
-    fn accept(&mut self, _now: Instant, _peer: Peer, _refused: bool) -> ConnId {
+    fn accept(&mut self, _now: Instant, _peer: Peer, _entrance: Entrance) -> ConnId {
         panic!("nobody comes")
     }
 
@@ -79,7 +79,7 @@ pub(super) fn with_worker(look: impl FnOnce(&mut Worker<'_, Record>, (Socket, So
     let (control, _heard) = unbounded_channel();
     let config = Arc::new(Config::default());
     let (lanes, doors, unix, seats) = (Vec::new(), Vec::new(), None, Seats::new(1));
-    let mut base = Base { core, config, mailbox, lanes, control, doors, unix, seats };
+    let mut base = Base { core, config, mailbox, lanes, control, doors, unix, readonly: 0, seats };
     let (ring, mut tally) = (Ring::new(64).unwrap(), Tally::new(core));
     let mut worker = Worker::new(ring, Record::default(), &mut base, &mut tally);
     let [client, server] = [CLIENT, SERVER].map(|id| {
