@@ -61,7 +61,7 @@ fn a_with_that_writes_is_a_write() {
     for sql in [
         "WITH q AS (INSERT INTO notes VALUES (501, 'x') RETURNING id) SELECT id FROM q",
         "WITH q AS (UPDATE notes SET text = 'y' WHERE id = 501 RETURNING id) SELECT id FROM q",
-        "WITH a AS (SELECT 1), b AS (DELETE FROM notes WHERE id = 501 RETURNING id) SELECT * FROM b",
+        "WITH a AS (TABLE notes), b AS (DELETE FROM notes WHERE id = 501 RETURNING id) TABLE b",
     ] {
         assert_eq!(on_primary(&scene, &mut client, sql), ["501"]);
     }

@@ -31,6 +31,9 @@ pub(crate) struct Options {
     /// Standbys that reads go to; with --mode transaction
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=4))]
     standbys: u8,
+    /// Transactions begin on standbys too; reads show what their own session wrote
+    #[arg(long, requires = "standbys")]
+    leading_reads: bool,
     /// Only direct: what these tests do on this machine without pgring
     #[arg(long)]
     direct: bool,
@@ -102,7 +105,7 @@ impl Suite {
         let standbys: Vec<Node> = (0..options.standbys).map(standby).collect::<Outcome<_>>()?;
         let nodes: Vec<&Node> = std::iter::once(&node).chain(&standbys).collect();
         let port = place::free_port()?;
-        let config = self.place.write("pgring.toml", &config(options.mode, port, &nodes))?;
+        let config = self.place.write("pgring.toml", &config(options, port, &nodes))?;
         let mut pooler = Pooler::start(&self.place, program, &config, port)?;
         let done = self.run("pgring", port)?;
         pooler.check_alive()?;
@@ -178,8 +181,8 @@ impl Suite {
 }
 
 /// A configuration in which nothing but the pool mode, and standbys, could make a difference.
-fn config(mode: Mode, port: u16, nodes: &[&Node]) -> String {
-    let mode = match mode {
+fn config(options: &Options, port: u16, nodes: &[&Node]) -> String {
+    let mode = match options.mode {
         Mode::Session => "session",
         Mode::Transaction => "transaction",
     };
@@ -189,8 +192,13 @@ fn config(mode: Mode, port: u16, nodes: &[&Node]) -> String {
          [pool]\nmode = \"{mode}\"\nsize = 60\n\n"
     );
     if nodes.len() > 1 {
+        text += "[routing]\nreads = \"replicas\"\n";
         // Sessions of the tests see what others have written at once, as on one node.
-        text += "[routing]\nreads = \"replicas\"\nconsistency = \"strict\"\n";
+        text += if options.leading_reads {
+            "leading_reads = \"replicas\"\n"
+        } else {
+            "consistency = \"strict\"\n"
+        };
         text += "[monitor]\nuser = \"postgres\"\n\n";
     }
     text += "[[clusters]]\nname = \"main\"\n";

@@ -76,6 +76,7 @@ pub struct Catalog {
     /// Functions of one argument, which can be called as if they were columns of it.
     singles: BTreeSet<Box<str>>,
     unsound: Option<Box<str>>,
+    read_committed: bool,
 }
 
 /// What the configuration says of functions, whatever the catalog says.
@@ -102,7 +103,8 @@ impl Catalog {
     /// What follows from the rows of a database. `version` is to differ from every other.
     pub fn new(version: u64, rows: &Rows, lists: &Lists) -> Self {
         let unsound = rows.unsound.then(Box::default);
-        let mut catalog = Self { version, unsound, ..Self::default() };
+        let read_committed = rows.read_committed;
+        let mut catalog = Self { version, unsound, read_committed, ..Self::default() };
         for operator in &rows.operators {
             catalog.operators.add(&operator.schema, &operator.name, !operator.volatile);
         }
@@ -115,6 +117,11 @@ impl Catalog {
     /// Its version.
     pub fn version(&self) -> u64 {
         self.version
+    }
+
+    /// Whether transactions are READ COMMITTED unless they say otherwise.
+    pub fn is_read_committed(&self) -> bool {
+        self.read_committed
     }
 
     /// Why a read that names these belongs to the primary; none if it does not.

@@ -36,6 +36,8 @@ pub enum Class {
         read_only: bool,
         /// SERIALIZABLE, in its own words: no standby can do that.
         serializable: bool,
+        /// It says nothing of its kind, or READ COMMITTED.
+        plain: bool,
     },
     /// It belongs to the primary.
     Primary(Reason),
@@ -306,17 +308,22 @@ fn bordered(transaction: &TransactionStmt) -> Result<Class, Reason> {
         Some(NodeEnum::DefElem(option)) => Some((option.defname.as_str(), option)),
         Some(_) | None => None,
     });
-    let (mut read_only, mut serializable) = (false, false);
+    let (mut read_only, mut serializable, mut plain) = (false, false, true);
     for (name, option) in options {
         match name {
-            "transaction_read_only" => read_only = walk::integer(option) == Some(1),
-            "transaction_isolation" => {
-                serializable = walk::string(option).is_none_or(|level| level == "serializable");
+            "transaction_read_only" => {
+                read_only = walk::integer(option) == Some(1);
+                plain = false;
             }
-            _ => {}
+            "transaction_isolation" => {
+                let level = walk::string(option);
+                serializable = level.is_none_or(|level| level == "serializable");
+                plain &= level.is_some_and(|level| level == "read committed");
+            }
+            _ => plain = false,
         }
     }
-    Ok(Class::Begin { read_only, serializable })
+    Ok(Class::Begin { read_only, serializable, plain })
 }
 
 #[cfg(test)]

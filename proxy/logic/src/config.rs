@@ -108,6 +108,8 @@ pub struct Routing {
     pub reads: Reads,
     /// What a read shows for certain.
     pub consistency: Consistency,
+    /// Where the reads go with which a transaction begins that may write.
+    pub leading_reads: Reads,
     /// A replica that is behind for longer gets no reads.
     pub lag_max: Duration,
     /// A replica that is further behind gets no reads, in bytes of the write-ahead log.

@@ -18,6 +18,8 @@ mod console;
 mod deadlines;
 mod deallocate;
 mod dial;
+mod failing;
+mod leading;
 mod leave;
 mod lending;
 mod login;

@@ -18,6 +18,7 @@ pub async fn load(client: &Client) -> Result<Rows, Error> {
     let relations = client.query(rows::RELATIONS, &[]).await?;
     let singles = client.query(rows::SINGLES, &[]).await?;
     let unsound = client.query_one(rows::UNSOUND, &[]).await?;
+    let read_committed = client.query_one(rows::READ_COMMITTED, &[]).await?;
     client.batch_execute("COMMIT").await?;
     let mut relations: Vec<Relation> = relations.iter().map(relation).collect();
     let mut texts = views(client, &relations).await?;
@@ -34,6 +35,7 @@ pub async fn load(client: &Client) -> Result<Rows, Error> {
         relations,
         singles: singles.iter().map(|row| row.get(0)).collect(),
         unsound: unsound.get(0),
+        read_committed: read_committed.get(0),
     })
 }
 

@@ -48,7 +48,7 @@ pub(crate) const USERS: [Column; 8] = [
 type Read = fn(&Config) -> String;
 
 /// The settings of the process, and whether a reload changes them.
-const PROCESS: [(&str, bool, Read); 31] = [
+const PROCESS: [(&str, bool, Read); 32] = [
     ("workers", false, |config| config.workers.to_string()),
     ("listen", false, |config| config.listen.join(", ")),
     ("listen_readonly", false, |config| config.listen_readonly.join(", ")),
@@ -63,6 +63,7 @@ const PROCESS: [(&str, bool, Read); 31] = [
     ("limits.statement_bytes_max", true, |config| config.limits.statement_bytes_max.to_string()),
     ("limits.buffers", false, |config| config.limits.buffers.to_string()),
     ("routing.reads", true, |config| reads(config.routing.reads).to_owned()),
+    ("routing.leading_reads", true, |config| reads(config.routing.leading_reads).to_owned()),
     ("routing.consistency", true, |config| consistency(config.routing.consistency).to_owned()),
     ("routing.lag_max", true, |config| span(config.routing.lag_max)),
     ("routing.lag_bytes_max", true, |config| config.routing.lag_bytes_max.to_string()),

@@ -19,6 +19,8 @@ pub struct Rows {
     pub singles: Vec<String>,
     /// By [`UNSOUND`].
     pub unsound: bool,
+    /// By [`READ_COMMITTED`].
+    pub read_committed: bool,
 }
 
 /// Functions of one name and schema that are alike.
@@ -133,6 +135,13 @@ pub const RELATIONS: &str = "\
                 THEN c.oid END \
       FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
      WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm', 'S') AND n.nspname !~ '^pg_t(oast|emp)'";
+
+/// Whether transactions that do not say otherwise are READ COMMITTED, whoever begins them.
+pub const READ_COMMITTED: &str = "\
+    SELECT reset_val = 'read committed' AND NOT EXISTS ( \
+           SELECT FROM pg_db_role_setting, unnest(setconfig) entry \
+            WHERE entry LIKE 'default_transaction_isolation=%') \
+      FROM pg_settings WHERE name = 'default_transaction_isolation'";
 
 /// The texts of the views with these numbers, `(oid, text)`; one that is gone has none.
 pub const VIEWS: &str = "\

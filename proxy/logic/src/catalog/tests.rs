@@ -38,6 +38,7 @@ fn domain(schema: &str, name: &str, checks: &[&str]) -> Type {
 
 fn rows() -> Rows {
     Rows {
+        read_committed: true,
         functions: vec![
             function("pg_catalog", "lower", false, ""),
             function("pg_catalog", "nextval", true, ""),

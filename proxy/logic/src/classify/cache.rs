@@ -23,6 +23,8 @@ pub enum Verdict {
         read_only: bool,
         /// SERIALIZABLE.
         serializable: bool,
+        /// READ COMMITTED, or not said.
+        plain: bool,
     },
     /// It belongs to the primary.
     Primary {
@@ -167,8 +169,9 @@ impl Cache {
         let verdict = match &*class {
             Class::Read(names) if judge(names) => Verdict::Read,
             Class::Read(_) => Verdict::Unproven,
-            Class::Begin { read_only, serializable } => {
-                Verdict::Begin { read_only: *read_only, serializable: *serializable }
+            Class::Begin { read_only, serializable, plain } => {
+                let (read_only, serializable, plain) = (*read_only, *serializable, *plain);
+                Verdict::Begin { read_only, serializable, plain }
             }
             Class::Primary(reason) => {
                 Verdict::Primary { writes: reason.may_write(), defines: reason.may_define(text) }

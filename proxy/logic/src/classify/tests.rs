@@ -178,9 +178,14 @@ fn a_tree_is_read_at_any_depth_or_belongs_to_the_primary() {
 
 #[test]
 fn a_transaction_says_how_it_begins() {
-    let begin = |read_only, serializable| Class::Begin { read_only, serializable };
+    let begin = |read_only, serializable| Class::Begin { read_only, serializable, plain: false };
+    for text in ["begin work", "START TRANSACTION", "BEGIN ISOLATION LEVEL READ COMMITTED"] {
+        let plain = Class::Begin { read_only: false, serializable: false, plain: true };
+        assert_eq!(classify(text.as_bytes()), plain, "{text}");
+    }
     for (text, class) in [
-        ("BEGIN", begin(false, false)),
+        ("BEGIN DEFERRABLE", begin(false, false)),
+        ("BEGIN ISOLATION LEVEL REPEATABLE READ", begin(false, false)),
         ("START TRANSACTION READ ONLY", begin(true, false)),
         ("BEGIN READ WRITE", begin(false, false)),
         ("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY", begin(true, false)),

@@ -57,6 +57,7 @@ impl Default for Routing {
     fn default() -> Self {
         Self {
             reads: Reads::Primary,
+            leading_reads: Reads::Primary,
             consistency: Consistency::Session,
             lag_max: Duration::from_secs(10),
             lag_bytes_max: 16 * KIB * KIB,

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 pub(super) fn lay_over(routing: &mut Routing, mut table: Table<'_>, errors: &mut Errors) {
     let reads = [("primary", Reads::Primary), ("replicas", Reads::Replicas)];
     table.choice("reads", &reads, &mut routing.reads, errors);
+    table.choice("leading_reads", &reads, &mut routing.leading_reads, errors);
     let levels = [
         ("strict", Consistency::Strict),
         ("session", Consistency::Session),

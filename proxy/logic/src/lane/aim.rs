@@ -28,9 +28,11 @@ const ROUTE: &str = "pgring.route";
 
 /// What a segment asks for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Aim {
+pub(super) enum Aim {
     /// Any node will do.
     Replica,
+    /// It begins a transaction that may begin anywhere; nothing else in it may write.
+    Begin,
     /// The primary, where it may write. `defines`: names may mean something else afterwards.
     Primary { defines: bool },
     /// The primary, though it writes nothing.
@@ -50,7 +52,8 @@ impl Aim {
             }
             (primary @ Self::Primary { .. }, _) | (_, primary @ Self::Primary { .. }) => primary,
             (Self::Open, _) | (_, Self::Open) => Self::Open,
-            (Self::Quiet, _) | (_, Self::Quiet) => Self::Quiet,
+            (Self::Quiet, _) | (_, Self::Quiet) | (Self::Begin, Self::Begin) => Self::Quiet,
+            (Self::Begin, Self::Replica) | (Self::Replica, Self::Begin) => Self::Begin,
             (Self::Replica, Self::Replica) => Self::Replica,
         }
     }
@@ -84,7 +87,10 @@ impl Lane {
             if open && client.readonly {
                 return self.aim_readonly(now, id, home, bytes, actions);
             }
-            return open && self.is_routed(home) && self.aim_segment(now, id, home, bytes, actions);
+            return open
+                && self.is_routed(home)
+                && !self.needs_no_server(id, home, bytes)
+                && self.aim_segment(now, id, home, bytes, actions);
         };
         let Some(far) = self.server_ref(server) else { return false };
         if far.pool == home {
@@ -103,6 +109,9 @@ impl Lane {
         }
         if bytes.first() == Some(&b'X') || self.is_session_mode(home) {
             return false;
+        }
+        if self.is_reading_ahead(id) {
+            return self.aim_led(now, id, server, bytes, actions);
         }
         // On a replica. A segment that has begun was seen whole, and a transaction stays; else it
         // is one segment after the other, each of which is aimed when the replica is left behind.
@@ -125,10 +134,15 @@ impl Lane {
         actions: &mut Out,
     ) -> bool {
         let aim = self.aim_of(id, home, bytes);
+        let aim = self.aim_of_led(id, aim, bytes);
         self.note_primary(id, aim);
         let place = match aim {
-            Aim::Replica if !self.is_bound(id) => self.place_of_read(now, id, home, actions),
-            Aim::Replica | Aim::Primary { .. } | Aim::Quiet | Aim::Open => Place::Primary,
+            Aim::Replica | Aim::Begin if !self.is_bound(id) => {
+                self.place_of_read(now, id, home, actions)
+            }
+            Aim::Replica | Aim::Begin | Aim::Primary { .. } | Aim::Quiet | Aim::Open => {
+                Place::Primary
+            }
         };
         if place != Place::Wait
             && let Some(client) = self.clients.get_mut(id)
@@ -138,6 +152,9 @@ impl Lane {
         let pool = match place {
             Place::Replica(pool) => {
                 self.begin_reading(id);
+                if aim == Aim::Begin {
+                    self.begin_with_it(id);
+                }
                 pool
             }
             Place::Primary => home,
@@ -159,7 +176,7 @@ impl Lane {
     }
 
     /// What the segment that begins with these bytes asks for.
-    fn aim_of(&mut self, id: ConnId, home: usize, bytes: &[u8]) -> Aim {
+    pub(super) fn aim_of(&mut self, id: ConnId, home: usize, bytes: &[u8]) -> Aim {
         if bytes.first() == Some(&b'Q') {
             return self.aim_of_message(id, home, bytes);
         }
@@ -178,7 +195,7 @@ impl Lane {
     }
 
     /// The text that was looked at last goes to a replica, or to the primary.
-    fn count_route(&mut self, id: ConnId, home: usize, moved: bool) {
+    pub(super) fn count_route(&mut self, id: ConnId, home: usize, moved: bool) {
         let mark = self.verdicts.take_last();
         if let Some(client) = self.clients.get_mut(id) {
             client.mark = mark;
@@ -198,7 +215,7 @@ impl Lane {
     }
 
     /// Something that may write goes to the primary.
-    fn note_primary(&mut self, id: ConnId, aim: Aim) {
+    pub(super) fn note_primary(&mut self, id: ConnId, aim: Aim) {
         let Some(client) = self.clients.get_mut(id) else { return };
         if let Aim::Primary { defines } = aim {
             client.wrote = true;
@@ -270,7 +287,10 @@ impl Lane {
                 Aim::Replica
             }
             Verdict::Unproven => Aim::PRIMARY,
-            Verdict::Read | Verdict::Begin { read_only: true, serializable: false } => Aim::Replica,
+            Verdict::Begin { plain: true, .. } if self.may_lead(id, home) => Aim::Begin,
+            Verdict::Read | Verdict::Begin { read_only: true, serializable: false, .. } => {
+                Aim::Replica
+            }
             Verdict::Begin { .. } | Verdict::Primary { writes: false, .. } => Aim::Quiet,
             Verdict::Primary { defines, .. } => {
                 // What is temporary means nothing to anybody else.

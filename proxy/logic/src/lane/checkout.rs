@@ -150,6 +150,7 @@ impl Lane {
         if greeted && !session && differs {
             self.replay(id, server, purpose::REPLAY, actions);
         }
+        self.begin_led(id, server, actions);
         self.say_again(now, id, server, actions);
     }
 

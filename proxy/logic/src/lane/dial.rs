@@ -133,6 +133,7 @@ impl Lane {
             unseen: false,
             unfit: false,
             begun: None,
+            beginning: false,
             dying: false,
             error: None,
             cleaning: None,

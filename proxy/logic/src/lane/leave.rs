@@ -222,6 +222,9 @@ impl Lane {
             self.go_home(now, client, actions);
             return actions.push(Action::Resume(client));
         }
+        if !torn && !running && self.leads_on(now, client) {
+            return actions.push(Action::Resume(client));
+        }
         if !dying && !torn {
             Self::say_lost(client, reason, unknown, actions);
         }

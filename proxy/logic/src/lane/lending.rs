@@ -213,6 +213,7 @@ impl Lane {
             // Whatever its last client left there.
             unnamed: Some((ConnId::new(Side::Server, 0, 0), 0)),
             unnamed_segment: 0,
+            beginning: false,
             cancels: 0,
             cancel_later: None,
             inspected: None,

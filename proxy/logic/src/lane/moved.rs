@@ -8,6 +8,7 @@
 use crate::action::Action;
 use crate::id::ConnId;
 use crate::lane::balance::Fit;
+use crate::lane::leading::Leading;
 use crate::lane::server::{Server, purpose};
 use crate::lane::traffic::{Message, Step};
 use crate::lane::{Lane, Out};
@@ -39,6 +40,8 @@ pub(super) struct Reading {
     /// Those of them that describe rows, as they came: those of the primary must be the same.
     described: Vec<u8>,
     stage: Stage,
+    /// How far its transaction has come, if that has only read so far.
+    pub(super) leading: Option<Leading>,
 }
 
 /// What becomes of an answer that is about to go to a client.
@@ -241,14 +244,16 @@ impl Lane {
     pub(super) fn is_farewell(&self, server: ConnId, body: &[u8]) -> bool {
         let Some(far) = self.server_ref(server) else { return false };
         let ends = ErrorView::new(body).code().is_some_and(|code| code.starts_with(b"57P"));
-        ends && far.client.is_some_and(|id| self.survives(id, far.pool))
+        let survives = far.client.is_some_and(|id| self.survives(id, far.pool));
+        ends && (survives || self.is_parting(server))
     }
 
     /// A replica ends a session in which nothing runs: its client has nothing to do with that.
     pub(super) fn is_parting(&self, server: ConnId) -> bool {
         self.server_ref(server).is_some_and(|far| {
+            let leads = || far.client.is_some_and(|id| self.is_reading_ahead(id));
             self.pools[far.pool].key.node.is_some()
-                && far.status == b'I'
+                && (far.status == b'I' || far.status == b'T' && leads())
                 && !far.ledger.is_waiting()
         })
     }
@@ -292,6 +297,7 @@ impl Lane {
     /// A client without a server asks the primary for what a replica did not answer; one that must
     /// not do that, another replica.
     pub(super) fn go_home(&mut self, now: Instant, id: ConnId, actions: &mut Out) {
+        self.lead_again(id);
         let Some(client) = self.clients.get_mut(id) else { return };
         let Some(home) = client.home else { return };
         client.server = None;
@@ -391,13 +397,15 @@ impl Lane {
         }
         self.end_reading(id);
         self.nothing_sent(id);
+        self.lead_fails(id);
         if let Some(client) = self.clients.get_mut(id) {
             client.query_since = None;
             client.transaction_since = None;
         }
         self.client_idles(now, id);
         Self::say(id, &write::ErrorText::error(code, message), actions);
-        actions.write(id, |out| write::ready_for_query(out, b'I'));
+        let status = self.status_alone(id);
+        actions.write(id, |out| write::ready_for_query(out, status));
         true
     }
 }

@@ -53,6 +53,8 @@ pub(super) mod purpose {
     pub(in crate::lane) const RESET: u32 = 5;
     /// Whether the session that has ended has left a temporary schema.
     pub(in crate::lane) const TEMPORARY: u32 = 7;
+    /// BEGIN of a transaction that its client has begun before it had a server.
+    pub(in crate::lane) const BEGIN: u32 = 8;
     /// Closes a name that a server has for a moment only. Were it to stay, another client would
     /// meet it.
     pub(in crate::lane) const LENT: u32 = u32::MAX;
@@ -123,6 +125,8 @@ pub(super) struct Server {
     pub(super) unfit: bool,
     /// Statement mode: the tag of a transaction's begin that its client has not been told.
     pub(super) begun: Option<&'static str>,
+    /// Nothing may be sent before it has answered a BEGIN on its client's behalf.
+    pub(super) beginning: bool,
     /// It said FATAL: its end is near and has been told to the client.
     pub(super) dying: bool,
     /// An error of the server's own login or query, kept for whoever waits.

@@ -96,6 +96,7 @@ impl Lane {
     fn detach(&mut self, now: Instant, id: ConnId, server: ConnId, actions: &mut Out) {
         self.land(id);
         self.end_reading(id);
+        self.lead_no_more(id);
         if let Some(client) = self.clients.get_mut(id) {
             client.server = None;
             client.pool = client.home;
@@ -142,6 +143,7 @@ impl Lane {
                 self.restored(server);
                 self.replayed(now, server, actions);
             }
+            purpose::BEGIN => self.begun(now, server, actions),
             purpose::ROLLBACK | purpose::RESET | purpose::TEMPORARY => {
                 let Some(far) = self.server_mut(server) else { return };
                 // An answer without a row says nothing.

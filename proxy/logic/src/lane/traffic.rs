@@ -196,8 +196,14 @@ impl Lane {
         if message.head.tag != b'X' && self.waits_for_rerun(id) {
             return Step::Wait;
         }
-        if message.head.tag != b'X' && self.is_between(id) {
+        if message.head.tag != b'X' && (self.is_between(id) || self.is_beginning(id)) {
             return Step::Wait;
+        }
+        if !attached
+            && self.is_leading(id)
+            && let Some(step) = self.lead(now, id, message, actions)
+        {
+            return step;
         }
         match message.head.tag {
             b'Q' => self.simple_query(now, id, message, actions),
@@ -213,7 +219,8 @@ impl Lane {
                 self.extended(now, id, message, Expect::Call, actions)
             }
             b'S' if !attached => {
-                actions.write(id, |out| write::ready_for_query(out, b'I'));
+                let status = self.status_alone(id);
+                actions.write(id, |out| write::ready_for_query(out, status));
                 self.skip(id, message)
             }
             b'H' | b'd' | b'c' | b'f' if !attached => self.skip(id, message),
@@ -462,34 +469,6 @@ impl Lane {
         let text = format!("malformed message '{}'", tag.escape_ascii());
         self.fatal(now, id, &ErrorText::fatal(sqlstate::PROTOCOL_VIOLATION, &text), actions);
         Step::Over
-    }
-
-    /// A statement of a client fails before it reaches a server; the client stays.
-    pub(super) fn fail_statement(
-        &mut self,
-        id: ConnId,
-        code: &str,
-        message: &str,
-        actions: &mut Out,
-    ) {
-        let Some(client) = self.clients.get_mut(id) else { return };
-        client.failing = Failing::First;
-        let text = ErrorText::error(code, message);
-        Self::say(id, &ErrorText { hint: hint_for(code), ..text }, actions);
-    }
-
-    /// A message of a statement that has failed: a Query is answered by `ReadyForQuery`, an
-    /// extended one by nothing until the Sync, as a server would.
-    fn fail_message(&mut self, id: ConnId, message: Message<'_>, actions: &mut Out) -> Step {
-        let Some(client) = self.clients.get_mut(id) else { return Step::Over };
-        let simple = matches!(message.head.tag, b'Q' | b'F') && client.failing == Failing::First;
-        if simple || message.head.tag == b'S' {
-            client.failing = Failing::No;
-            actions.write(id, |out| write::ready_for_query(out, b'I'));
-        } else {
-            client.failing = Failing::ToSync;
-        }
-        self.skip(id, message)
     }
 
     /// Whether transactions of several statements are refused.

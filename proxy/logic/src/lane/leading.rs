@@ -1,0 +1,454 @@
+//! A transaction that has only read so far is on a standby (`routing.leading_reads`).
+//!
+//! ```text
+//!            BEGIN                read                  COMMIT
+//!   (none) ---------> deferred ---------> on a standby ---------> (none)
+//!                        |                     | anything but a read, or no standby is left
+//!                        | anything but a read v
+//!                        +-------------------> on the primary, as any transaction
+//! ```
+//!
+//! The BEGIN is answered at once and kept. What comes first decides where it is said: a read has
+//! it said to a standby, anything else to the primary. When something that is no read follows,
+//! nothing of the transaction has lasted yet, so the standby's part is rolled back and the
+//! primary's begins. Under READ COMMITTED no statement can tell: each sees what is committed when
+//! it begins.
+
+use crate::action::Action;
+use crate::config::{Consistency, PoolMode, Reads};
+use crate::id::ConnId;
+use crate::lane::aim::Aim;
+use crate::lane::client::Client;
+use crate::lane::server::purpose;
+use crate::lane::traffic::{Message, Step};
+use crate::lane::{Lane, Out};
+use crate::time::Instant;
+use pgring_wire::backend::sqlstate;
+use pgring_wire::backend::write::{self, ErrorText};
+use pgring_wire::client::{Parse, Target, bind_names, query};
+use pgring_wire::frame::{Header, LENGTH_MAX, header};
+
+/// How far such a transaction has come.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Leading {
+    /// Its BEGIN is about to be answered.
+    New,
+    /// It has been answered, and no server knows of it.
+    Deferred,
+    /// A statement behind it has failed for want of a server.
+    Failed,
+    /// It is on a standby.
+    Reading {
+        /// The BEGIN is in the segment that is kept while it is under way.
+        kept: bool,
+    },
+}
+
+/// What a transaction begins with, when a server is told of it.
+const BEGIN: &str = "BEGIN";
+
+/// The session parameter that says at which level transactions are by default.
+const LEVEL: &str = "default_transaction_isolation";
+
+impl Lane {
+    /// How far a client's transaction has come that has only read so far.
+    fn leading(&self, id: ConnId) -> Option<Leading> {
+        self.clients.get(id)?.reading.as_ref()?.leading
+    }
+
+    fn set_leading(&mut self, id: ConnId, leading: Option<Leading>) {
+        let Some(client) = self.clients.get_mut(id) else { return };
+        match (&mut client.reading, leading) {
+            (Some(reading), leading) => reading.leading = leading,
+            (None, Some(_)) => client.reading.get_or_insert_default().leading = leading,
+            (None, None) => {}
+        }
+    }
+
+    /// Whether a client is in a transaction that has only read so far.
+    pub(super) fn is_leading(&self, id: ConnId) -> bool {
+        self.leading(id).is_some()
+    }
+
+    /// Whether such a transaction is on a standby.
+    pub(super) fn is_reading_ahead(&self, id: ConnId) -> bool {
+        matches!(self.leading(id), Some(Leading::Reading { .. }))
+    }
+
+    /// What `ReadyForQuery` says to a client that has no server.
+    pub(super) fn status_alone(&self, id: ConnId) -> u8 {
+        self.clients.get(id).map_or(b'I', Self::status_of)
+    }
+
+    /// The same of a client that is at hand.
+    pub(super) fn status_of(client: &Client) -> u8 {
+        match client.reading.as_ref().and_then(|reading| reading.leading) {
+            None | Some(Leading::New | Leading::Reading { .. }) => b'I',
+            Some(Leading::Deferred) => b'T',
+            Some(Leading::Failed) => b'E',
+        }
+    }
+
+    /// Whether a transaction that begins without saying how may begin on a standby.
+    pub(super) fn may_lead(&self, id: ConnId, home: usize) -> bool {
+        let rank = &self.pools[home];
+        let routing = &rank.database.routing;
+        let Some(client) = self.clients.get(id) else { return false };
+        let level = client.state.get(LEVEL).is_none_or(|level| level == "read committed");
+        routing.leading_reads == Reads::Replicas
+            && routing.consistency != Consistency::Strict
+            && rank.settings.mode == PoolMode::Transaction
+            && rank.catalog.as_ref().is_some_and(|catalog| catalog.is_read_committed())
+            && level
+            && client.pins.is_empty()
+    }
+
+    /// Whether the message that these bytes begin with is answered without a server: a BEGIN, and
+    /// what follows it, if that ends it or if it has failed. `lead` does it.
+    pub(super) fn needs_no_server(&mut self, id: ConnId, home: usize, bytes: &[u8]) -> bool {
+        let text = text_in(bytes);
+        match self.leading(id) {
+            None => {
+                let begins = text.is_some_and(looks_like_begin)
+                    && self.may_lead(id, home)
+                    && self.aim_of(id, home, bytes) == Aim::Begin;
+                self.verdicts.take_last();
+                if begins {
+                    self.set_leading(id, Some(Leading::New));
+                }
+                begins
+            }
+            Some(Leading::Deferred) => text.is_some_and(only_ends),
+            Some(Leading::Failed | Leading::New) => true,
+            Some(Leading::Reading { .. }) => false,
+        }
+    }
+
+    /// What a segment asks for whose client has no server, with regard to its transaction.
+    pub(super) fn aim_of_led(&self, id: ConnId, aim: Aim, bytes: &[u8]) -> Aim {
+        match (aim, self.leading(id)) {
+            (Aim::Replica, Some(_)) if !leaves_nothing(bytes) => Aim::Quiet,
+            // Drivers say it in front of the first statement.
+            (Aim::Begin, None) if runs(bytes) > 1 && leaves_nothing(bytes) => Aim::Begin,
+            (Aim::Begin, _) => Aim::Quiet,
+            (aim, _) => aim,
+        }
+    }
+
+    /// Answers a message of a client that has no server and is in such a transaction; none if it is
+    /// not to be answered here.
+    pub(super) fn lead(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        message: Message<'_>,
+        actions: &mut Out,
+    ) -> Option<Step> {
+        let leading = self.leading(id)?;
+        let text = text_in(message.shown);
+        let ends = text.is_some_and(only_ends);
+        let (tag, next) = match leading {
+            Leading::New => {
+                let starts = text.is_some_and(|text| begins_with(text, "start"));
+                (if starts { "START TRANSACTION" } else { BEGIN }, Some(Leading::Deferred))
+            }
+            Leading::Deferred if ends => {
+                let commits = text
+                    .is_some_and(|text| begins_with(text, "commit") || begins_with(text, "end"));
+                (if commits { "COMMIT" } else { "ROLLBACK" }, None)
+            }
+            Leading::Failed if ends => ("ROLLBACK", None),
+            Leading::Failed
+                if matches!(message.head.tag, b'Q' | b'P' | b'B' | b'D' | b'E' | b'F') =>
+            {
+                let message = "current transaction is aborted, \
+                               commands ignored until end of transaction block";
+                self.fail_statement(id, sqlstate::IN_FAILED_SQL_TRANSACTION, message, actions);
+                return Some(Step::Again);
+            }
+            Leading::Deferred | Leading::Failed | Leading::Reading { .. } => return None,
+        };
+        // As any Query does.
+        drop(self.forget_unnamed(id));
+        self.set_leading(id, next);
+        let status = self.status_alone(id);
+        actions.write(id, |out| {
+            write::command_complete(out, tag);
+            write::ready_for_query(out, status);
+        });
+        self.client_idles(now, id);
+        Some(self.skip(id, message))
+    }
+
+    /// A statement has failed before a server was had for it.
+    pub(super) fn lead_fails(&mut self, id: ConnId) {
+        if self.leading(id) == Some(Leading::Deferred) {
+            self.set_leading(id, Some(Leading::Failed));
+        }
+    }
+
+    /// A client has got a server, which is told of the transaction that its client is in. On the
+    /// primary nothing may follow before it is known to be in one.
+    pub(super) fn begin_led(&mut self, id: ConnId, server: ConnId, actions: &mut Out) {
+        if self.leading(id) != Some(Leading::Deferred) {
+            return;
+        }
+        let pool = self.server_ref(server).map(|far| far.pool);
+        let replica = pool.is_some_and(|pool| self.pools[pool].key.node.is_some());
+        let on_replica = Leading::Reading { kept: false };
+        self.set_leading(id, replica.then_some(on_replica));
+        if let Some(far) = self.server_mut(server) {
+            far.beginning = !replica;
+        }
+        self.own_query(server, BEGIN, purpose::BEGIN, actions);
+    }
+
+    /// A segment goes to a standby that begins a transaction itself.
+    pub(super) fn begin_with_it(&mut self, id: ConnId) {
+        self.set_leading(id, Some(Leading::Reading { kept: true }));
+    }
+
+    /// Whether the server of a client is yet to say that it is in a transaction.
+    pub(super) fn is_beginning(&mut self, id: ConnId) -> bool {
+        let Some(client) = self.clients.get(id).filter(|client| !client.again) else {
+            return false;
+        };
+        let far = client.server.and_then(|server| self.server_ref(server));
+        let beginning = far.is_some_and(|far| far.beginning);
+        if let Some(client) = self.clients.get_mut(id) {
+            client.stalled |= beginning;
+        }
+        beginning
+    }
+
+    /// A server has said whether it is in the transaction of its client.
+    pub(super) fn begun(&mut self, now: Instant, server: ConnId, actions: &mut Out) {
+        let Some(far) = self.server_mut(server) else { return };
+        far.beginning = false;
+        let (error, client) = (far.error.take(), far.client);
+        let Some(error) = error else { return };
+        far.unfit = true;
+        if let Some(id) = client.filter(|id| !self.is_torn(*id)) {
+            self.fatal(now, id, &ErrorText::fatal(&error.code, &error.message), actions);
+        }
+    }
+
+    /// What a client says whose transaction is on a standby. Tells whether it must wait.
+    pub(super) fn aim_led(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        server: ConnId,
+        bytes: &[u8],
+        actions: &mut Out,
+    ) -> bool {
+        let home = self.clients.get(id).and_then(|client| client.home);
+        let (Some(home), Some(far)) = (home, self.server_ref(server)) else { return false };
+        if far.ledger.is_unsynced() || self.is_begun(id) {
+            // Its segment was seen whole.
+            return false;
+        }
+        let leaves = far.ledger.is_waiting() || far.cancels > 0;
+        let open = far.status == b'T';
+        if let Some(client) = self.clients.get_mut(id) {
+            client.stalled |= leaves;
+        }
+        if leaves {
+            return true;
+        }
+        let aims = matches!(bytes.first(), Some(b'Q' | b'P' | b'B' | b'D' | b'C' | b'E' | b'F'));
+        if !open || !aims || self.only_ends_it(id, bytes) {
+            return false;
+        }
+        let aim = self.aim_of(id, home, bytes);
+        let stays = aim == Aim::Replica && leaves_nothing(bytes);
+        self.count_route(id, home, stays);
+        if stays {
+            self.set_leading(id, Some(Leading::Reading { kept: false }));
+            self.begin_reading(id);
+            return false;
+        }
+        self.note_primary(id, aim);
+        self.lead_home(now, id, server, actions);
+        if let Some(client) = self.clients.get_mut(id) {
+            client.aimed = aim != Aim::Open;
+        }
+        false
+    }
+
+    /// Takes a transaction from a standby, on which nothing of it is under way: the primary's
+    /// begins with what follows.
+    fn lead_home(&mut self, now: Instant, id: ConnId, server: ConnId, actions: &mut Out) {
+        self.land(id);
+        self.end_reading(id);
+        self.set_leading(id, Some(Leading::Deferred));
+        if let Some(client) = self.clients.get_mut(id) {
+            client.server = None;
+            client.pool = client.home;
+        }
+        let Some(far) = self.server_mut(server) else { return };
+        far.client = None;
+        actions.push(Action::Unpair(server));
+        self.settle_abandoned(now, server, actions);
+    }
+
+    /// Whether the loss of a standby is none for its client: what it has read there it has, and
+    /// nothing is under way.
+    pub(super) fn leads_on(&mut self, now: Instant, id: ConnId) -> bool {
+        let goodbye =
+            self.clients.get(id).is_none_or(|client| client.goodbye || client.is_partial());
+        if goodbye || !self.is_reading_ahead(id) {
+            return false;
+        }
+        self.land(id);
+        self.end_reading(id);
+        self.set_leading(id, Some(Leading::Deferred));
+        if let Some(client) = self.clients.get_mut(id) {
+            client.server = None;
+            client.pool = client.home;
+            client.aimed = false;
+        }
+        self.client_idles(now, id);
+        true
+    }
+
+    /// The segment that was kept is said again, to another node: with its BEGIN, or behind one.
+    pub(super) fn lead_again(&mut self, id: ConnId) {
+        match self.leading(id) {
+            Some(Leading::Reading { kept: true }) => self.set_leading(id, None),
+            Some(Leading::Reading { kept: false }) => {
+                self.set_leading(id, Some(Leading::Deferred));
+            }
+            None | Some(Leading::New | Leading::Deferred | Leading::Failed) => {}
+        }
+    }
+
+    /// A transaction is over.
+    pub(super) fn lead_no_more(&mut self, id: ConnId) {
+        self.set_leading(id, None);
+    }
+
+    /// Whether a segment is whole and has nothing but an end of the transaction.
+    fn only_ends_it(&self, id: ConnId, bytes: &[u8]) -> bool {
+        if bytes.first() == Some(&b'Q') {
+            return text_in(bytes).is_some_and(only_ends);
+        }
+        let Some(segment) = messages(bytes) else { return false };
+        let mut ends = 0;
+        for (tag, body) in segment {
+            let text = match tag {
+                b'P' => Parse::read(body).map(|parse| parse.text).ok(),
+                b'B' => bind_names(body).and_then(|names| {
+                    let client = self.clients.get(id)?;
+                    let known = client.names.get(names.statement)?;
+                    Some(super::lending::text_of(self.texts.body(known)))
+                }),
+                b'E' => {
+                    ends += 1;
+                    continue;
+                }
+                _ => continue,
+            };
+            if text.is_some_and(|text| !only_ends(text)) || text.is_none() && tag == b'P' {
+                return false;
+            }
+        }
+        ends == 1
+    }
+}
+
+/// The messages of a segment up to its Sync; none if it is not whole.
+fn messages(mut bytes: &[u8]) -> Option<Vec<(u8, &[u8])>> {
+    let mut messages = Vec::new();
+    loop {
+        let head = header(bytes, LENGTH_MAX).ok()??;
+        let message = bytes.get(..head.total())?;
+        bytes = &bytes[head.total()..];
+        messages.push((head.tag, &message[Header::SIZE..]));
+        if matches!(head.tag, b'S' | b'Q') {
+            return Some(messages);
+        }
+    }
+}
+
+/// Whether nothing of a segment lasts beyond it: no portal that more rows could be asked of, which
+/// another node does not have.
+pub(super) fn leaves_nothing(bytes: &[u8]) -> bool {
+    messages(bytes).is_some_and(|messages| {
+        messages.into_iter().all(|(tag, body)| match tag {
+            b'B' => bind_names(body).is_some_and(|names| names.portal.is_empty()),
+            // The unnamed portal, and all of its rows.
+            b'E' => body == [0; 5],
+            b'D' | b'C' => Target::read(body).is_ok_and(|it| it.kind == b'S' || it.name.is_empty()),
+            _ => true,
+        })
+    })
+}
+
+/// How many statements a segment runs.
+pub(super) fn runs(bytes: &[u8]) -> usize {
+    let messages = messages(bytes).unwrap_or_default();
+    messages.into_iter().filter(|(tag, _)| *tag == b'E').count()
+}
+
+/// The text of the Query that is shown whole in front.
+fn text_in(bytes: &[u8]) -> Option<&[u8]> {
+    let head = header(bytes, LENGTH_MAX).ok()??;
+    let message = bytes.get(..head.total()).filter(|_| head.tag == b'Q')?;
+    query(&message[Header::SIZE..]).ok()
+}
+
+fn begins_with(text: &[u8], word: &str) -> bool {
+    let text = text.trim_ascii_start();
+    text.get(..word.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(word.as_bytes()))
+}
+
+fn looks_like_begin(text: &[u8]) -> bool {
+    begins_with(text, "begin") || begins_with(text, "start")
+}
+
+/// Whether a text is nothing but the end of a transaction, in the forms that drivers use. Any other
+/// goes another way, which is only longer.
+fn only_ends(text: &[u8]) -> bool {
+    let text = text.trim_ascii();
+    let text = text.strip_suffix(b";").unwrap_or(text).trim_ascii_end();
+    ["commit", "rollback", "end", "abort"]
+        .iter()
+        .any(|end| text.eq_ignore_ascii_case(end.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{leaves_nothing, only_ends, runs};
+    use pgring_wire::client::write;
+
+    #[test]
+    fn ends_are_known_by_their_words_alone() {
+        for text in ["COMMIT", " rollback ; ", "end", "Abort;"] {
+            assert!(only_ends(text.as_bytes()), "{text}");
+        }
+        for text in ["COMMIT AND CHAIN", "ROLLBACK TO a", "COMMIT; DELETE FROM t", "ended", ""] {
+            assert!(!only_ends(text.as_bytes()), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_portal_that_stays_open_is_left_behind() {
+        let segment = |portal: &[u8], rows: u32| {
+            let mut out = Vec::new();
+            write::bind(&mut out, portal, b"s");
+            let at = out.len();
+            write::execute(&mut out, portal);
+            let end = out.len();
+            assert!(end > at);
+            out[end - 4..].copy_from_slice(&rows.to_be_bytes());
+            write::sync(&mut out);
+            out
+        };
+        assert!(leaves_nothing(&segment(b"", 0)));
+        assert!(!leaves_nothing(&segment(b"c", 0)) && !leaves_nothing(&segment(b"", 10)));
+        let whole = segment(b"", 0);
+        assert!(!leaves_nothing(&whole[..whole.len() - 1]), "who knows what follows");
+        assert_eq!(runs(&whole), 1);
+    }
+}
