@@ -56,8 +56,15 @@ fn leaks(total: usize, routed: bool) {
             let nodes = [&node, standby].map(|node| node.address().to_string());
             settings = settings.nodes(&nodes).set("routing.reads", "replicas");
             settings = settings.set("monitor.user", "guest").set("monitor.interval", "50ms");
-            // Whoever has just written would read from the primary, and all write all the time.
-            settings = settings.set("routing.consistency", "eventual");
+            // Whoever has just written reads from the primary unless it waits, and all write all the
+            // time.
+            let (level, wait) =
+                if number % 2 == 0 { ("eventual", "off") } else { ("session", "1s") };
+            settings = settings.set("routing.consistency", level);
+            settings = settings.set("routing.read_wait_max", wait);
+            settings = settings.set("monitor.interval_busy", "5ms");
+            let leads = if number / 2 % 2 == 0 { "replicas" } else { "primary" };
+            settings = settings.set("routing.leading_reads", leads);
         }
         let settings = settings.set("pool.query_wait_timeout", "60s");
         let pgring = settings.set("pool.prepared_statements", 3 + 50 * (number % 2)).start();

@@ -92,9 +92,10 @@ impl Lane {
         let Some(standings) = topology.clusters.get(&*database.cluster.name) else {
             return Fit::Unknown;
         };
-        let lsn = self.must_show(id, home, standings);
+        let told = self.told_by_session(id);
+        let lsn = self.must_show(id, home, told, standings);
         // What a session has been told and cannot be read, or come, is not waited for.
-        let comes = self.told_by_session(id) < NOWHERE && primary(standings).is_some();
+        let comes = told < NOWHERE && primary(standings).is_some();
         let wish = Wish { lsn, lag_bytes_max, lag_max };
         let mut loads = [Load::default(); REPLICAS_MAX];
         let mut pools = [home; REPLICAS_MAX];

@@ -34,10 +34,15 @@ impl Lane {
         }
     }
 
-    /// The place that a read of this client must show.
-    pub(super) fn must_show(&mut self, id: ConnId, home: usize, standings: &Standings) -> Lsn {
+    /// The place that a read of this client must show, which has been `told` another.
+    pub(super) fn must_show(
+        &mut self,
+        id: ConnId,
+        home: usize,
+        told: Lsn,
+        standings: &Standings,
+    ) -> Lsn {
         let primary = primary(standings);
-        let told = self.told_by_session(id);
         let cluster = &self.pools[home].database.cluster;
         let Some(client) = self.clients.get_mut(id) else { return NOWHERE };
         let everybody = match self.pools[home].database.routing.consistency {
