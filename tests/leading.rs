@@ -1,47 +1,17 @@
 //! Transactions that have only read so far are on standbys (`routing.leading_reads`), and nobody
 //! can tell.
 
-use pgring_tests::command::{Outcome, at_most_minutes, run, until};
+use pgring_tests::command::{at_most_minutes, until};
 use pgring_tests::dice::{Dice, amount};
 use pgring_tests::message::{Message, bind, describe, execute, extended, parse, query, sync};
 use pgring_tests::pgring::Settings;
-use pgring_tests::postgres::{PASSWORD, Postgres, program};
-use pgring_tests::routed::{SOON, Scene, scene};
+use pgring_tests::routed::{SOON, Scene, say, scene, told};
 use pgring_tests::wire::Wire;
-use std::process::Command;
 use std::thread;
-use std::time::Duration;
 
 fn stage(standbys: usize, change: impl FnOnce(Settings) -> Settings) -> Scene {
     at_most_minutes(5);
     scene(standbys, |settings| change(settings.set("routing.leading_reads", "replicas")))
-}
-
-/// Says a message, and gives the first value of an answer, or its tag, or its error; and whether a
-/// transaction is open behind it.
-fn told(client: &mut Wire, bytes: &[u8]) -> String {
-    client.send(bytes);
-    let answers = client.until_ready(1);
-    let mut told = String::new();
-    for answer in &answers {
-        match answer.tag {
-            b'D' if told.is_empty() => told = answer.value(),
-            b'C' if told.is_empty() => {
-                told = String::from_utf8_lossy(&answer.body).replace('\0', "");
-            }
-            b'E' => told = answer.code(),
-            b'Z' => {
-                told.push(' ');
-                told.push(char::from(answer.body[0]));
-            }
-            _ => {}
-        }
-    }
-    told
-}
-
-fn say(client: &mut Wire, sql: &str) -> String {
-    told(client, &query(sql))
 }
 
 /// A transaction whose first read is on a standby.
@@ -117,26 +87,135 @@ fn an_error_fails_the_transaction_wherever_it_is() {
     assert_eq!(say(&mut client, "SELECT here()"), "25P02 E");
     assert_eq!(say(&mut client, "INSERT INTO notes VALUES (801, 'x')"), "25P02 E");
     assert_eq!(say(&mut client, "COMMIT"), "ROLLBACK I");
-    // The only server of the primary is somebody else's.
+    begin(&mut client);
+    assert_eq!(say(&mut client, "SELECT 1 / 0"), "22012 E");
+    assert_eq!(say(&mut client, "ROLLBACK; INSERT INTO notes VALUES (801, 'x')"), "ROLLBACK I");
+    // Of several statements nobody knows what they define: the catalog is read anew.
+    until("the catalog to be known", SOON, || say(&mut client, "SELECT here()") == "standby I");
+    // The only server of the primary is somebody else's; this one has been told of its transaction.
     let mut holder = Wire::login(scene.pgring.address(), "app");
     say(&mut holder, "BEGIN");
     assert_eq!(say(&mut holder, "INSERT INTO notes VALUES (802, 'x')"), "INSERT 0 1 T");
-    assert_eq!(say(&mut client, "BEGIN"), "BEGIN T");
-    assert_eq!(say(&mut client, "INSERT INTO notes VALUES (803, 'x')"), "53300 E");
-    assert_eq!(say(&mut client, "SELECT here()"), "25P02 E");
-    let read = [extended("SELECT here()", &[]), sync()].concat();
-    assert_eq!(told(&mut client, &read), "25P02 E");
-    assert_eq!(told(&mut client, &sync()), " E");
-    assert_eq!(say(&mut client, "COMMIT"), "ROLLBACK I");
-    // The same for one that has read already.
-    begin(&mut client);
-    assert_eq!(say(&mut client, "INSERT INTO notes VALUES (804, 'x')"), "53300 E");
-    assert_eq!(say(&mut client, "ROLLBACK"), "ROLLBACK I");
+    for reads in [false, true] {
+        let mut late = scene.client();
+        if reads {
+            begin(&mut late);
+        } else {
+            assert_eq!(say(&mut late, "BEGIN"), "BEGIN T");
+        }
+        late.send(&query("INSERT INTO notes VALUES (803, 'x')"));
+        assert_eq!(late.until_end().last().map(Message::code).as_deref(), Some("53300"));
+    }
     assert_eq!(say(&mut holder, "COMMIT"), "COMMIT I");
     assert_eq!(say(&mut client, "INSERT INTO notes VALUES (805, 'x')"), "INSERT 0 1 I");
-    let sql = "SELECT string_agg(id::text, ' ') FROM notes WHERE id > 800";
-    assert_eq!(scene.primary.psql(sql).trim(), "802 805");
+    let sql = "SELECT string_agg(id::text, ' ' ORDER BY id) FROM notes WHERE id > 800";
+    assert_eq!(scene.primary.psql(sql).trim(), "801 802 805");
     assert_eq!(scene.pgring.violations(), Some(0));
+}
+
+/// What a client hears of a statement with which, or before which, its connection ends.
+fn ends(client: &mut Wire, sql: &str) -> String {
+    client.try_send(&query(sql));
+    let answers = client.until_end();
+    assert!(answers.iter().all(|it| it.tag != b'C'), "{sql}: {answers:?}");
+    answers.iter().rfind(|it| it.tag == b'E').map(Message::code).unwrap_or_default()
+}
+
+/// A transaction that was to begin on a standby and began on the primary is as any other.
+#[test]
+fn a_commit_is_never_made_up() {
+    let mut scene = stage(1, |settings| {
+        settings.set("pool.size", 1).set("pool.query_wait_timeout", "300ms").set("workers", 1)
+    });
+    let (mut holder, mut client) = (scene.client(), scene.client());
+    holder.send(&query("SELECT here() FROM pg_sleep(2)"));
+    let active = "SELECT count(*) > 0 FROM pg_stat_activity WHERE query ~ 'sleep[(]2' AND \
+                  state = 'active' AND pid <> pg_backend_pid()";
+    until("the read to run", SOON, || scene.standbys[0].psql(active).trim() == "t");
+    // The standby's only server is busy for longer than anybody waits: it goes to the primary.
+    let one = |sql: &str| extended(sql, &[]);
+    let begins = [one("BEGIN"), one("SELECT here()"), sync()].concat();
+    assert_eq!(told(&mut client, &begins), "BEGIN T");
+    assert_eq!(say(&mut client, "INSERT INTO notes VALUES (830, 'x')"), "INSERT 0 1 T");
+    let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+                WHERE state = 'idle in transaction'";
+    assert_eq!(scene.primary.psql(kill).trim(), "1");
+    assert_eq!(ends(&mut client, "COMMIT"), "57P01");
+    // Nor does one that has failed on a standby go on when that is lost.
+    holder.until_ready(1);
+    let mut failed = scene.client();
+    begin(&mut failed);
+    assert_eq!(say(&mut failed, "SELECT 1 / 0"), "22012 E");
+    scene.standbys[0].end();
+    ends(&mut failed, "INSERT INTO notes VALUES (831, 'x'); COMMIT");
+    let sql = "SELECT count(*) FROM notes WHERE id IN (830, 831)";
+    assert_eq!(scene.primary.psql(sql).trim(), "0");
+    assert_eq!(scene.pgring.violations(), Some(0));
+}
+
+/// What holds for a transaction only holds wherever it goes on.
+#[test]
+fn a_transaction_that_moves_leaves_nothing_behind() {
+    let scene = stage(1, |settings| settings);
+    let mut client = scene.client();
+    begin(&mut client);
+    let set = "/* pgring: replica */ SELECT set_config('app.tenant', '7', true)";
+    assert_eq!(say(&mut client, set), "7 T");
+    let insert = "INSERT INTO notes VALUES (840, current_setting('app.tenant')) RETURNING text";
+    assert_eq!(say(&mut client, insert), "7 T");
+    assert_eq!(say(&mut client, "COMMIT"), "COMMIT I");
+    begin(&mut client);
+    assert_eq!(say(&mut client, "BEGIN READ ONLY"), "BEGIN T");
+    assert_eq!(say(&mut client, "INSERT INTO notes VALUES (841, 'x')"), "25006 E");
+    assert_eq!(say(&mut client, "ROLLBACK"), "ROLLBACK I");
+    // A text that comes in pieces.
+    begin(&mut client);
+    let bytes = query("INSERT INTO notes VALUES (842, 'x') RETURNING here()");
+    client.send(&bytes[..20]);
+    let mut other = scene.client();
+    other.query("SELECT 1");
+    assert_eq!(told(&mut client, &bytes[20..]), "primary T");
+    assert_eq!(say(&mut client, "COMMIT"), "COMMIT I");
+    assert_eq!(say(&mut client, "SELECT count(*)::text FROM notes WHERE id = 842"), "1 I");
+    // As Go's lib/pq does it: a statement without a name is parsed first and bound later.
+    begin(&mut client);
+    told(&mut client, &[parse("", "SELECT here()", &[]), describe(b'S', ""), sync()].concat());
+    let run = [bind("", "", &[]), execute("", 0), sync()].concat();
+    assert_eq!(told(&mut client, &run), "standby T");
+    told(&mut client, &[parse("", "DELETE FROM notes WHERE id = 842", &[]), sync()].concat());
+    assert_eq!(told(&mut client, &run), "DELETE 1 T");
+    assert_eq!(say(&mut client, "COMMIT"), "COMMIT I");
+    // A plan that has become stale.
+    client.query("CREATE TABLE shapes AS SELECT 1 AS a");
+    told(&mut client, &[parse("shape", "SELECT * FROM shapes", &[]), sync()].concat());
+    let run = [bind("", "shape", &[]), execute("", 0), sync()].concat();
+    until("the standby to have it", SOON, || {
+        say(&mut client, "SELECT here() FROM shapes") == "standby I"
+    });
+    told(&mut client, &run);
+    scene.primary.psql("ALTER TABLE shapes ALTER a TYPE text USING 'one'");
+    until("the standby to follow", SOON, || scene.standbys[0].psql("TABLE shapes").trim() == "one");
+    assert_eq!(say(&mut client, "BEGIN"), "BEGIN T");
+    // As without a pooler; only outside a transaction it is cured.
+    let stale = told(&mut client, &run);
+    assert!(stale == "0A000 E" || stale == "one T", "{stale}");
+    say(&mut client, "ROLLBACK");
+    assert_eq!(scene.pgring.violations(), Some(0));
+}
+
+/// Who waits for a server is not idle in its transaction.
+#[test]
+fn a_transaction_that_waits_for_the_primary_is_not_idle() {
+    let scene = stage(1, |settings| {
+        let settings = settings.set("pool.size", 1).set("workers", 1);
+        settings.set("pool.idle_transaction_timeout", "300ms")
+    });
+    let (mut holder, mut client) = (scene.client(), scene.client());
+    holder.send(&query("SELECT writes() FROM pg_sleep(1)"));
+    assert_eq!(say(&mut client, "BEGIN"), "BEGIN T");
+    assert_eq!(say(&mut client, "INSERT INTO notes VALUES (850, 'x')"), "INSERT 0 1 T");
+    assert_eq!(say(&mut client, "COMMIT"), "COMMIT I");
+    holder.until_ready(1);
 }
 
 /// As JDBC does it: BEGIN stands in front of the first statement, in one segment.
@@ -236,16 +315,23 @@ fn pipelines_are_answered_in_their_order() {
 #[test]
 fn a_transaction_outlives_the_standby_on_which_it_only_read() {
     let mut scene = stage(1, |settings| settings);
-    let (mut idle, mut busy) = (scene.client(), scene.client());
+    let (mut idle, mut busy, mut whole) = (scene.client(), scene.client(), scene.client());
     begin(&mut idle);
+    // Its BEGIN stands in the segment that is lost.
+    let read = extended("SELECT here() FROM pg_sleep(3)", &[]);
+    whole.send(&[extended("BEGIN", &[]), read, sync()].concat());
     begin(&mut busy);
     busy.send(&query("SELECT here() FROM pg_sleep(3)"));
     let active = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query ~ 'sleep'";
-    until("the read to run", SOON, || scene.standbys[0].psql(active).trim() == "2");
+    until("the read to run", SOON, || scene.standbys[0].psql(active).trim() == "3");
     scene.standbys[0].stop();
-    let answers = busy.until_ready(1);
-    let row = answers.iter().find(|it| it.tag == b'D').map(Message::value);
-    assert_eq!(row.as_deref(), Some("primary"), "{answers:?}");
+    for client in [&mut busy, &mut whole] {
+        let answers = client.until_ready(1);
+        let row = answers.iter().find(|it| it.tag == b'D').map(Message::value);
+        assert_eq!(row.as_deref(), Some("primary"), "{answers:?}");
+        assert_eq!(answers.last().map(|it| it.body[0]), Some(b'T'));
+    }
+    assert_eq!(say(&mut whole, "COMMIT"), "COMMIT I");
     assert_eq!(say(&mut busy, "INSERT INTO notes VALUES (820, 'x')"), "INSERT 0 1 T");
     assert_eq!(say(&mut busy, "COMMIT"), "COMMIT I");
     assert_eq!(say(&mut idle, "SELECT here()"), "primary T");
@@ -343,52 +429,4 @@ fn transactions_read_what_their_session_wrote() {
     });
     assert!(on_standby > 0, "no read was on a standby");
     assert_eq!(scene.pgring.violations(), Some(0));
-}
-
-/// TPC-B, with its read first: the sums agree at the end.
-#[test]
-fn pgbench_sees_no_difference() {
-    at_most_minutes(5);
-    let primary = Postgres::start();
-    primary.fill_pgbench(1);
-    let standby = primary.start_standby(&[]);
-    let nodes = [primary.address().to_string(), standby.address().to_string()];
-    let settings = Settings::new(&primary).nodes(&nodes).set("monitor.user", "guest");
-    let settings = settings.set("routing.reads", "replicas").set("monitor.interval", "50ms");
-    let settings = settings.set("routing.leading_reads", "replicas");
-    // Who always writes would have to wait for the standby.
-    let pgring = settings.set("routing.consistency", "eventual").start();
-    let mut client = Wire::login(pgring.address(), "app");
-    until("a transaction on the standby", SOON, || {
-        say(&mut client, "BEGIN");
-        say(&mut client, "SELECT count(*)::text FROM pgbench_branches");
-        say(&mut client, "COMMIT");
-        pgring.queries("pg2") > 0
-    });
-    let script = pgring.home().join("reads_first.sql");
-    let text = "\\set aid random(1, 100000)\n\\set delta random(-5000, 5000)\nBEGIN;\n\
-        SELECT abalance FROM pgbench_accounts WHERE aid = :aid;\n\
-        SELECT bbalance FROM pgbench_branches WHERE bid = 1;\n\
-        UPDATE pgbench_accounts SET abalance = abalance + :delta WHERE aid = :aid;\n\
-        UPDATE pgbench_branches SET bbalance = bbalance + :delta WHERE bid = 1;\n\
-        INSERT INTO pgbench_history (tid, bid, aid, delta, mtime) \
-        VALUES (1, 1, :aid, :delta, CURRENT_TIMESTAMP);\nEND;\n";
-    std::fs::write(&script, text).expect("a script");
-    for mode in ["simple", "extended", "prepared"] {
-        let port = pgring.address().port().to_string();
-        let mut command = Command::new(program("pgbench"));
-        command.args(["-n", "-M", mode, "-c", "16", "-j", "2", "-h", "127.0.0.1", "-p", &port]);
-        command.args(["-T", "2", "-U", "app", "-f"]).arg(&script).arg("app");
-        let Outcome { success, stdout, stderr } =
-            run(command.env("PGPASSWORD", PASSWORD), Duration::from_mins(2));
-        let clean = stdout.contains("number of failed transactions: 0 ");
-        assert!(success && clean && !stderr.contains("error"), "{mode}: {stdout}\n{stderr}");
-    }
-    let sums = "SELECT (SELECT sum(abalance) FROM pgbench_accounts) = \
-                       (SELECT sum(delta) FROM pgbench_history) AND \
-                       (SELECT sum(bbalance) FROM pgbench_branches) = \
-                       (SELECT sum(delta) FROM pgbench_history)";
-    assert_eq!(primary.psql(sums).trim(), "t");
-    assert!(pgring.queries("pg2") > 1_000, "reads were on the standby");
-    assert_eq!(pgring.violations(), Some(0));
 }

@@ -56,7 +56,7 @@ fn leaks(total: usize, routed: bool) {
             let nodes = [&node, standby].map(|node| node.address().to_string());
             settings = settings.nodes(&nodes).set("routing.reads", "replicas");
             settings = settings.set("monitor.user", "guest").set("monitor.interval", "50ms");
-            // Whoever has just written reads from the primary unless it waits, and all write all the
+            // Who has just written reads from the primary unless it waits, and all write all the
             // time.
             let (level, wait) =
                 if number % 2 == 0 { ("eventual", "off") } else { ("session", "1s") };

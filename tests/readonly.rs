@@ -126,6 +126,8 @@ fn a_standby_that_is_promoted_is_left_by_all_of_them() {
         let mut client = Wire::login(address, "app");
         let mut inside = Wire::login(address, "app");
         assert_eq!(client.value("SELECT here()"), "standby");
+        let mut pinned = Wire::login(address, "app");
+        pinned.query("PREPARE kept AS SELECT here()");
         inside.query("BEGIN");
         assert_eq!(inside.value("SELECT here()"), "standby");
         scene.standbys[0].psql("SELECT pg_promote()");
@@ -149,6 +151,10 @@ fn a_standby_that_is_promoted_is_left_by_all_of_them() {
             late.as_mut().is_none_or(|late| late.failure("SELECT 1") == "57P03")
         });
         drop(inside);
+        // Whatever becomes of it, it writes nothing there.
+        pinned.try_send(&query("INSERT INTO notes VALUES (900, 'x')"));
+        let last = pinned.until_end();
+        assert!(last.iter().all(|it| it.tag != b'C'), "{mode}: {last:?}");
         let insert = "INSERT INTO notes VALUES (900, 'x')";
         if let Some(late) = &mut late {
             assert_eq!(late.failure(insert), "57P03", "{mode}");

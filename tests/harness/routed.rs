@@ -1,6 +1,7 @@
 //! A primary and its standbys, with a pgring that sends reads to these.
 
 use crate::command::until;
+use crate::message::query;
 use crate::pgring::{Pgring, Settings};
 use crate::postgres::Postgres;
 use crate::wire::Wire;
@@ -65,4 +66,32 @@ impl Scene {
         until("a read on a standby", SOON, || client.value("SELECT here()") == "standby");
         client
     }
+}
+
+/// Says a message, and gives the first value of an answer, or its tag, or its error; and whether a
+/// transaction is open behind it.
+pub fn told(client: &mut Wire, bytes: &[u8]) -> String {
+    client.send(bytes);
+    let answers = client.until_ready(1);
+    let mut told = String::new();
+    for answer in &answers {
+        match answer.tag {
+            b'D' if told.is_empty() => told = answer.value(),
+            b'C' if told.is_empty() => {
+                told = String::from_utf8_lossy(&answer.body).replace('\0', "");
+            }
+            b'E' => told = answer.code(),
+            b'Z' => {
+                told.push(' ');
+                told.push(char::from(answer.body[0]));
+            }
+            _ => {}
+        }
+    }
+    told
+}
+
+/// The same of a Query.
+pub fn say(client: &mut Wire, sql: &str) -> String {
+    told(client, &query(sql))
 }

@@ -31,6 +31,8 @@ const ROUTE: &str = "pgring.route";
 pub(super) enum Aim {
     /// Any node will do.
     Replica,
+    /// The same, though only its client, or a rule, says that it reads.
+    Guess,
     /// It begins a transaction that may begin anywhere; nothing else in it may write.
     Begin,
     /// The primary, where it may write. `defines`: names may mean something else afterwards.
@@ -42,7 +44,7 @@ pub(super) enum Aim {
 }
 
 impl Aim {
-    const PRIMARY: Self = Self::Primary { defines: false };
+    pub(super) const PRIMARY: Self = Self::Primary { defines: false };
 
     /// What a segment asks for that asks for both.
     fn and(self, other: Self) -> Self {
@@ -53,7 +55,9 @@ impl Aim {
             (primary @ Self::Primary { .. }, _) | (_, primary @ Self::Primary { .. }) => primary,
             (Self::Open, _) | (_, Self::Open) => Self::Open,
             (Self::Quiet, _) | (_, Self::Quiet) | (Self::Begin, Self::Begin) => Self::Quiet,
+            (Self::Begin, Self::Guess) | (Self::Guess, Self::Begin) => Self::PRIMARY,
             (Self::Begin, Self::Replica) | (Self::Replica, Self::Begin) => Self::Begin,
+            (Self::Guess, _) | (_, Self::Guess) => Self::Guess,
             (Self::Replica, Self::Replica) => Self::Replica,
         }
     }
@@ -137,12 +141,15 @@ impl Lane {
         let aim = self.aim_of_led(id, aim, bytes);
         self.note_primary(id, aim);
         let place = match aim {
-            Aim::Replica | Aim::Begin if !self.is_bound(id) => {
+            Aim::Replica | Aim::Guess | Aim::Begin if !self.is_bound(id) => {
                 self.place_of_read(now, id, home, actions)
             }
-            Aim::Replica | Aim::Begin | Aim::Primary { .. } | Aim::Quiet | Aim::Open => {
-                Place::Primary
-            }
+            Aim::Replica
+            | Aim::Guess
+            | Aim::Begin
+            | Aim::Primary { .. }
+            | Aim::Quiet
+            | Aim::Open => Place::Primary,
         };
         if place != Place::Wait
             && let Some(client) = self.clients.get_mut(id)
@@ -284,9 +291,13 @@ impl Lane {
                 if let Some(client) = self.clients.get_mut(id) {
                     client.wrote = true;
                 }
-                Aim::Replica
+                Aim::Guess
             }
             Verdict::Unproven => Aim::PRIMARY,
+            // One more within a transaction changes how that goes on.
+            Verdict::Begin { .. } if self.is_deferred(id) || self.is_reading_ahead(id) => {
+                Aim::Quiet
+            }
             Verdict::Begin { plain: true, .. } if self.may_lead(id, home) => Aim::Begin,
             Verdict::Read | Verdict::Begin { read_only: true, serializable: false, .. } => {
                 Aim::Replica
@@ -418,13 +429,15 @@ impl Lane {
         self.look_for_replicas(now, actions);
         for pool in 0..self.pools.len() {
             let rank = &self.pools[pool];
-            let Some(node) = rank.key.node.as_ref().filter(|_| rank.held > 0) else { continue };
+            let Some(node) = &rank.key.node else { continue };
             let standings = self.topology.clusters.get(&*rank.database.cluster.name);
             let standing = standings.and_then(|nodes| nodes.get(node));
             let role = standing.filter(|it| it.error.is_none()).map(|it| it.role);
-            if role == Some(Role::Primary) {
+            let promoted = role == Some(Role::Primary);
+            if promoted && !core::mem::replace(&mut self.pools[pool].promoted, promoted) {
                 self.leave_promoted(now, pool, actions);
             }
+            self.pools[pool].promoted = promoted;
             if role != Some(Role::Standby) && self.pools[pool].waiting_count > 0 {
                 self.fall_back(now, pool, actions);
             }

@@ -69,7 +69,7 @@ impl Lane {
             Fit::Pool(pool) => Place::Replica(pool),
             Fit::Nobody if fallback == Fallback::Error => {
                 let message = "no standby is fit for reads";
-                self.fail_statement(id, sqlstate::CANNOT_CONNECT_NOW, message, actions);
+                self.fail_statement(now, id, sqlstate::CANNOT_CONNECT_NOW, message, actions);
                 Place::Refused
             }
             Fit::Later | Fit::Unknown | Fit::Nobody => Place::Primary,

@@ -32,7 +32,11 @@ impl Lane {
             return self.cancel_answered(now, from, actions);
         };
         let Some(client) = self.clients.get(id) else { return };
-        if client.wait.is_some() && matches!(client.phase, Phase::Ready) {
+        let seeks = client.readonly && client.behind_since.is_some();
+        if (client.wait.is_some() || seeks) && matches!(client.phase, Phase::Ready) {
+            if let Some(client) = self.clients.get_mut(id) {
+                client.behind_since = None;
+            }
             let message = "canceling statement due to user request";
             self.refuse(now, id, sqlstate::QUERY_CANCELED, message, actions);
             return self.cancel_answered(now, from, actions);

@@ -94,7 +94,7 @@ impl Lane {
     pub(super) fn wait_for_server(&mut self, now: Instant, id: ConnId, actions: &mut Out) {
         let Some(client) = self.clients.get_mut(id) else { return };
         let (Some(pool), None) = (client.pool, client.wait) else { return };
-        if self.orders.is_draining() {
+        if self.orders.is_draining() && !self.is_leading(id) {
             let text = ErrorText::fatal(sqlstate::ADMIN_SHUTDOWN, "pgring is shutting down");
             return self.fatal(now, id, &text, actions);
         }
@@ -335,7 +335,7 @@ impl Lane {
         if self.refuse_moving(now, id, (code, message), actions) {
             return actions.push(Action::Resume(id));
         }
-        self.fail_statement(id, code, message, actions);
+        self.fail_statement(now, id, code, message, actions);
         actions.push(Action::Resume(id));
     }
 }

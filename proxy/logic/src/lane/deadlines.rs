@@ -178,7 +178,8 @@ impl Lane {
                 if far.is_some_and(|far| far.ledger.is_clients()) {
                     return after(client.requested, settings.query_timeout, Limit::Query);
                 }
-                let alone = far.is_none() && Self::status_of(client) != b'I';
+                let alone =
+                    far.is_none() && client.wait.is_none() && Self::status_of(client) != b'I';
                 if alone || far.is_some_and(|far| far.status != b'I') {
                     let limit = settings.idle_transaction_timeout;
                     return after(client.idle_since, limit, Limit::IdleInTransaction);

@@ -4,18 +4,25 @@ use crate::id::ConnId;
 use crate::lane::client::Failing;
 use crate::lane::traffic::{Message, Step, hint_for};
 use crate::lane::{Lane, Out};
+use crate::time::Instant;
 use pgring_wire::backend::write::{self, ErrorText};
 
 impl Lane {
-    /// A statement of a client fails before it reaches a server; the client stays.
+    /// A statement of a client fails before it reaches a server. The client stays, unless it has
+    /// been told that it is in a transaction.
     pub(super) fn fail_statement(
         &mut self,
+        now: Instant,
         id: ConnId,
         code: &str,
         message: &str,
         actions: &mut Out,
     ) {
-        self.lead_fails(id);
+        if self.is_deferred(id) {
+            let text = ErrorText::fatal(code, message);
+            return self.fatal(now, id, &ErrorText { hint: hint_for(code), ..text }, actions);
+        }
+        self.lead_no_more(id);
         let Some(client) = self.clients.get_mut(id) else { return };
         client.failing = Failing::First;
         let text = ErrorText::error(code, message);

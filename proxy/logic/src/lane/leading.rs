@@ -16,6 +16,7 @@
 
 use crate::action::Action;
 use crate::config::{Consistency, PoolMode, Reads};
+use crate::hints::Hints;
 use crate::id::ConnId;
 use crate::lane::aim::Aim;
 use crate::lane::client::Client;
@@ -23,7 +24,6 @@ use crate::lane::server::purpose;
 use crate::lane::traffic::{Message, Step};
 use crate::lane::{Lane, Out};
 use crate::time::Instant;
-use pgring_wire::backend::sqlstate;
 use pgring_wire::backend::write::{self, ErrorText};
 use pgring_wire::client::{Parse, Target, bind_names, query};
 use pgring_wire::frame::{Header, LENGTH_MAX, header};
@@ -34,10 +34,11 @@ pub(super) enum Leading {
     /// Its BEGIN is about to be answered.
     New,
     /// It has been answered, and no server knows of it.
-    Deferred,
-    /// A statement behind it has failed for want of a server.
-    Failed,
-    /// It is on a standby.
+    Deferred {
+        /// The primary's part has begun: what a standby showed, another one may not show yet.
+        home: bool,
+    },
+    /// It is on a standby, or on its way there.
     Reading {
         /// The BEGIN is in the segment that is kept while it is under way.
         kept: bool,
@@ -72,7 +73,15 @@ impl Lane {
 
     /// Whether such a transaction is on a standby.
     pub(super) fn is_reading_ahead(&self, id: ConnId) -> bool {
-        matches!(self.leading(id), Some(Leading::Reading { .. }))
+        let server = self.clients.get(id).and_then(|client| client.server);
+        let far = server.and_then(|server| self.server_ref(server));
+        far.is_some_and(|far| self.pools[far.pool].key.node.is_some())
+            && matches!(self.leading(id), Some(Leading::Reading { .. }))
+    }
+
+    /// Whether it has begun, and no server knows of it.
+    pub(super) fn is_deferred(&self, id: ConnId) -> bool {
+        matches!(self.leading(id), Some(Leading::Deferred { .. }))
     }
 
     /// What `ReadyForQuery` says to a client that has no server.
@@ -84,8 +93,7 @@ impl Lane {
     pub(super) fn status_of(client: &Client) -> u8 {
         match client.reading.as_ref().and_then(|reading| reading.leading) {
             None | Some(Leading::New | Leading::Reading { .. }) => b'I',
-            Some(Leading::Deferred) => b'T',
-            Some(Leading::Failed) => b'E',
+            Some(Leading::Deferred { .. }) => b'T',
         }
     }
 
@@ -104,11 +112,11 @@ impl Lane {
     }
 
     /// Whether the message that these bytes begin with is answered without a server: a BEGIN, and
-    /// what follows it, if that ends it or if it has failed. `lead` does it.
+    /// the end of what it has begun. `lead` does it.
     pub(super) fn needs_no_server(&mut self, id: ConnId, home: usize, bytes: &[u8]) -> bool {
         let text = text_in(bytes);
         match self.leading(id) {
-            None => {
+            None | Some(Leading::Reading { .. }) => {
                 let begins = text.is_some_and(looks_like_begin)
                     && self.may_lead(id, home)
                     && self.aim_of(id, home, bytes) == Aim::Begin;
@@ -118,18 +126,25 @@ impl Lane {
                 }
                 begins
             }
-            Some(Leading::Deferred) => text.is_some_and(only_ends),
-            Some(Leading::Failed | Leading::New) => true,
-            Some(Leading::Reading { .. }) => false,
+            Some(Leading::Deferred { .. }) => text.is_some_and(only_ends),
+            Some(Leading::New) => true,
         }
     }
 
     /// What a segment asks for whose client has no server, with regard to its transaction.
     pub(super) fn aim_of_led(&self, id: ConnId, aim: Aim, bytes: &[u8]) -> Aim {
         match (aim, self.leading(id)) {
-            (Aim::Replica, Some(_)) if !leaves_nothing(bytes) => Aim::Quiet,
+            (Aim::Replica, Some(Leading::Deferred { home })) if home || !leaves_nothing(bytes) => {
+                Aim::Quiet
+            }
+            // What a function does that is only said to read may be meant to last.
+            (Aim::Guess, Some(Leading::Deferred { .. })) => Aim::PRIMARY,
             // Drivers say it in front of the first statement.
-            (Aim::Begin, None) if runs(bytes) > 1 && leaves_nothing(bytes) => Aim::Begin,
+            (Aim::Begin, None | Some(Leading::Reading { .. }))
+                if runs(bytes) > 1 && leaves_nothing(bytes) =>
+            {
+                Aim::Begin
+            }
             (Aim::Begin, _) => Aim::Quiet,
             (aim, _) => aim,
         }
@@ -150,26 +165,16 @@ impl Lane {
         let (tag, next) = match leading {
             Leading::New => {
                 let starts = text.is_some_and(|text| begins_with(text, "start"));
-                (if starts { "START TRANSACTION" } else { BEGIN }, Some(Leading::Deferred))
+                let next = Leading::Deferred { home: false };
+                (if starts { "START TRANSACTION" } else { BEGIN }, Some(next))
             }
-            Leading::Deferred if ends => {
+            Leading::Deferred { .. } if ends => {
                 let commits = text
                     .is_some_and(|text| begins_with(text, "commit") || begins_with(text, "end"));
                 (if commits { "COMMIT" } else { "ROLLBACK" }, None)
             }
-            Leading::Failed if ends => ("ROLLBACK", None),
-            Leading::Failed
-                if matches!(message.head.tag, b'Q' | b'P' | b'B' | b'D' | b'E' | b'F') =>
-            {
-                let message = "current transaction is aborted, \
-                               commands ignored until end of transaction block";
-                self.fail_statement(id, sqlstate::IN_FAILED_SQL_TRANSACTION, message, actions);
-                return Some(Step::Again);
-            }
-            Leading::Deferred | Leading::Failed | Leading::Reading { .. } => return None,
+            Leading::Deferred { .. } | Leading::Reading { .. } => return None,
         };
-        // As any Query does.
-        drop(self.forget_unnamed(id));
         self.set_leading(id, next);
         let status = self.status_alone(id);
         actions.write(id, |out| {
@@ -177,26 +182,24 @@ impl Lane {
             write::ready_for_query(out, status);
         });
         self.client_idles(now, id);
-        Some(self.skip(id, message))
-    }
-
-    /// A statement has failed before a server was had for it.
-    pub(super) fn lead_fails(&mut self, id: ConnId) {
-        if self.leading(id) == Some(Leading::Deferred) {
-            self.set_leading(id, Some(Leading::Failed));
+        if next.is_none() && self.drained(now, id, actions) {
+            return Some(Step::Over);
         }
+        Some(self.skip(id, message))
     }
 
     /// A client has got a server, which is told of the transaction that its client is in. On the
     /// primary nothing may follow before it is known to be in one.
     pub(super) fn begin_led(&mut self, id: ConnId, server: ConnId, actions: &mut Out) {
-        if self.leading(id) != Some(Leading::Deferred) {
-            return;
-        }
         let pool = self.server_ref(server).map(|far| far.pool);
         let replica = pool.is_some_and(|pool| self.pools[pool].key.node.is_some());
-        let on_replica = Leading::Reading { kept: false };
-        self.set_leading(id, replica.then_some(on_replica));
+        match self.leading(id) {
+            Some(Leading::Deferred { .. }) => {}
+            // No standby was had: it is a transaction as any other.
+            Some(Leading::Reading { .. }) if !replica => return self.set_leading(id, None),
+            None | Some(Leading::New | Leading::Reading { .. }) => return,
+        }
+        self.set_leading(id, replica.then_some(Leading::Reading { kept: false }));
         if let Some(far) = self.server_mut(server) {
             far.beginning = !replica;
         }
@@ -248,8 +251,8 @@ impl Lane {
             // Its segment was seen whole.
             return false;
         }
-        let leaves = far.ledger.is_waiting() || far.cancels > 0;
-        let open = far.status == b'T';
+        let leaves = far.ledger.is_waiting() || far.cancels > 0 || far.left > 0;
+        let status = far.status;
         if let Some(client) = self.clients.get_mut(id) {
             client.stalled |= leaves;
         }
@@ -257,7 +260,16 @@ impl Lane {
             return true;
         }
         let aims = matches!(bytes.first(), Some(b'Q' | b'P' | b'B' | b'D' | b'C' | b'E' | b'F'));
-        if !open || !aims || self.only_ends_it(id, bytes) {
+        if !aims || self.only_ends_it(id, bytes) {
+            self.end_reading(id);
+            return false;
+        }
+        if status != b'T' {
+            // It has failed. What ends it and goes on needs the primary for the rest.
+            let goes_on = text_in(bytes).is_some_and(|text| self.memo.scan(text).has(Hints::ENDS));
+            if status == b'E' && goes_on {
+                self.lead_home(now, id, server, Aim::PRIMARY, actions);
+            }
             return false;
         }
         let aim = self.aim_of(id, home, bytes);
@@ -268,41 +280,47 @@ impl Lane {
             self.begin_reading(id);
             return false;
         }
-        self.note_primary(id, aim);
-        self.lead_home(now, id, server, actions);
-        if let Some(client) = self.clients.get_mut(id) {
-            client.aimed = aim != Aim::Open;
-        }
+        self.lead_home(now, id, server, aim, actions);
         false
     }
 
     /// Takes a transaction from a standby, on which nothing of it is under way: the primary's
     /// begins with what follows.
-    fn lead_home(&mut self, now: Instant, id: ConnId, server: ConnId, actions: &mut Out) {
+    fn lead_home(&mut self, now: Instant, id: ConnId, server: ConnId, aim: Aim, actions: &mut Out) {
+        // It is not looked at again when the rest of it has come.
+        self.note_primary(id, if aim == Aim::Open { Aim::Primary { defines: true } } else { aim });
         self.land(id);
         self.end_reading(id);
-        self.set_leading(id, Some(Leading::Deferred));
+        self.set_leading(id, Some(Leading::Deferred { home: true }));
         if let Some(client) = self.clients.get_mut(id) {
             client.server = None;
             client.pool = client.home;
+            client.aimed = true;
         }
         let Some(far) = self.server_mut(server) else { return };
         far.client = None;
         actions.push(Action::Unpair(server));
+        self.limit_cleaning(now, server);
         self.settle_abandoned(now, server, actions);
     }
 
-    /// Whether the loss of a standby is none for its client: what it has read there it has, and
-    /// nothing is under way.
-    pub(super) fn leads_on(&mut self, now: Instant, id: ConnId) -> bool {
-        let goodbye =
-            self.clients.get(id).is_none_or(|client| client.goodbye || client.is_partial());
-        if goodbye || !self.is_reading_ahead(id) {
+    /// A standby is lost, by its last word in a transaction. Whether that is nothing to its client,
+    /// which has only read there and has heard all of it.
+    pub(super) fn leads_on(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        (pool, status): (usize, u8),
+    ) -> bool {
+        let parting = |client: &Client| client.goodbye || client.is_partial();
+        let stays = self.clients.get(id).is_some_and(|client| !parting(client));
+        let reads = matches!(self.leading(id), Some(Leading::Reading { .. }));
+        if !stays || !reads || status != b'T' || self.pools[pool].key.node.is_none() {
             return false;
         }
         self.land(id);
         self.end_reading(id);
-        self.set_leading(id, Some(Leading::Deferred));
+        self.set_leading(id, Some(Leading::Deferred { home: true }));
         if let Some(client) = self.clients.get_mut(id) {
             client.server = None;
             client.pool = client.home;
@@ -317,9 +335,9 @@ impl Lane {
         match self.leading(id) {
             Some(Leading::Reading { kept: true }) => self.set_leading(id, None),
             Some(Leading::Reading { kept: false }) => {
-                self.set_leading(id, Some(Leading::Deferred));
+                self.set_leading(id, Some(Leading::Deferred { home: true }));
             }
-            None | Some(Leading::New | Leading::Deferred | Leading::Failed) => {}
+            None | Some(Leading::New | Leading::Deferred { .. }) => {}
         }
     }
 
@@ -335,25 +353,35 @@ impl Lane {
         }
         let Some(segment) = messages(bytes) else { return false };
         let mut ends = 0;
+        let mut parsed: Vec<&[u8]> = Vec::new();
         for (tag, body) in segment {
-            let text = match tag {
-                b'P' => Parse::read(body).map(|parse| parse.text).ok(),
-                b'B' => bind_names(body).and_then(|names| {
-                    let client = self.clients.get(id)?;
-                    let known = client.names.get(names.statement)?;
-                    Some(super::lending::text_of(self.texts.body(known)))
+            let fits = match tag {
+                b'P' => Parse::read(body).is_ok_and(|parse| {
+                    parsed.push(parse.name);
+                    only_ends(parse.text)
+                }),
+                b'B' => bind_names(body).is_some_and(|names| {
+                    parsed.contains(&names.statement) || self.is_known_end(id, names.statement)
                 }),
                 b'E' => {
                     ends += 1;
-                    continue;
+                    true
                 }
-                _ => continue,
+                b'D' | b'S' => true,
+                _ => false,
             };
-            if text.is_some_and(|text| !only_ends(text)) || text.is_none() && tag == b'P' {
+            if !fits {
                 return false;
             }
         }
         ends == 1
+    }
+
+    /// Whether a client has prepared an end of a transaction under this name.
+    fn is_known_end(&self, id: ConnId, name: &[u8]) -> bool {
+        let client = self.clients.get(id).filter(|_| !name.is_empty());
+        let statement = client.and_then(|client| client.names.get(name));
+        statement.is_some_and(|known| only_ends(super::lending::text_of(self.texts.body(known))))
     }
 }
 

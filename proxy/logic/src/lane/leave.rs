@@ -191,7 +191,8 @@ impl Lane {
         let client = far.client.take();
         let (running, dying, counted) = (far.ledger.is_clients(), far.dying, far.counted);
         let from = (far.pool, far.step);
-        let open = far.status != b'I';
+        let status = far.status;
+        let open = status != b'I';
         let torn = tears(far);
         let error = far.error.take();
         let failure = opening.then(|| match &error {
@@ -222,7 +223,7 @@ impl Lane {
             self.go_home(now, client, actions);
             return actions.push(Action::Resume(client));
         }
-        if !torn && !running && self.leads_on(now, client) {
+        if !torn && !running && self.leads_on(now, client, (from.0, status)) {
             return actions.push(Action::Resume(client));
         }
         if !dying && !torn {

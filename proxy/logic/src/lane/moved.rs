@@ -137,7 +137,9 @@ impl Lane {
         if matches!(tag, b'N' | b'S' | b'A') {
             return Heard::New;
         }
-        let early = matches!(tag, b'1' | b'2' | b'3' | b'T' | b't' | b'n');
+        // A BEGIN in front of a read is no result of it.
+        let begins = tag == b'C' && matches!(body, b"BEGIN\0" | b"START TRANSACTION\0");
+        let early = begins || matches!(tag, b'1' | b'2' | b'3' | b'T' | b't' | b'n');
         let describes = matches!(tag, b'T' | b't');
         let (client, pool, hides) = (far.client, far.pool, far.hides);
         if hides > 0 {
@@ -278,6 +280,7 @@ impl Lane {
         far.unfit |= far.error.take().is_some();
         let Some(id) = far.client.take() else { return };
         actions.push(Action::Unpair(server));
+        self.limit_cleaning(now, server);
         self.settle_abandoned(now, server, actions);
         self.go_home(now, id, actions);
         actions.push(Action::Resume(id));
@@ -397,15 +400,17 @@ impl Lane {
         }
         self.end_reading(id);
         self.nothing_sent(id);
-        self.lead_fails(id);
+        if self.is_deferred(id) {
+            self.fatal(now, id, &write::ErrorText::fatal(code, message), actions);
+            return true;
+        }
         if let Some(client) = self.clients.get_mut(id) {
             client.query_since = None;
             client.transaction_since = None;
         }
         self.client_idles(now, id);
         Self::say(id, &write::ErrorText::error(code, message), actions);
-        let status = self.status_alone(id);
-        actions.write(id, |out| write::ready_for_query(out, status));
+        actions.write(id, |out| write::ready_for_query(out, b'I'));
         true
     }
 }

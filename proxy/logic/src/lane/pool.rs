@@ -58,6 +58,7 @@ impl Hungry {
 }
 
 /// One lane's part of a pool.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own, all may be true")]
 #[derive(Debug)]
 pub(super) struct Pool {
     pub(super) key: PoolKey,
@@ -79,6 +80,8 @@ pub(super) struct Pool {
     /// Servers of this lane, opening ones included.
     pub(super) held: u32,
     pub(super) opening: u32,
+    /// Its node has been seen to be a primary, which no server of it may be used for.
+    pub(super) promoted: bool,
     /// Permits to open a server that were not used yet.
     pub(super) permits: u32,
     /// Servers whose connections are being closed; they count until that is done.
@@ -127,6 +130,7 @@ impl Pool {
             serving: false,
             idle: Vec::new(),
             held: 0,
+            promoted: false,
             opening: 0,
             permits: 0,
             closing: 0,

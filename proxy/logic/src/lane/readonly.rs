@@ -8,7 +8,8 @@
 use crate::action::{Action, CloseMode};
 use crate::id::ConnId;
 use crate::lane::balance::Fit;
-use crate::lane::client::Phase;
+use crate::lane::client::Phase as ClientPhase;
+use crate::lane::server::Phase;
 use crate::lane::{Lane, Out};
 use crate::time::Instant;
 use pgring_wire::backend::sqlstate;
@@ -53,8 +54,8 @@ impl Lane {
             return false;
         }
         client.behind_since = None;
-        if matches!(client.phase, Phase::Ready) {
-            self.fail_statement(id, sqlstate::CANNOT_CONNECT_NOW, NONE_FIT, actions);
+        if matches!(client.phase, ClientPhase::Ready) {
+            self.fail_statement(now, id, sqlstate::CANNOT_CONNECT_NOW, NONE_FIT, actions);
         } else {
             self.refuse_welcome(now, id, sqlstate::CANNOT_CONNECT_NOW, NONE_FIT, actions);
         }
@@ -74,6 +75,8 @@ impl Lane {
         if !self.seek_standby(now, id, home, actions) {
             return self.clients.get(id).is_some_and(|client| client.behind_since.is_some());
         }
+        // What was kept before is not what is said now.
+        self.end_reading(id);
         if self.is_routed(home) && self.only_reads(id, home, bytes) {
             self.begin_reading(id);
         }
@@ -118,7 +121,11 @@ impl Lane {
                 self.close_server(now, server, actions);
                 continue;
             };
-            if self.is_readonly(id) && self.is_session_mode(pool) {
+            // What its session keeps there it has there only. A transaction that runs cannot write,
+            // as it has begun in recovery.
+            let raw = matches!(far.phase, Phase::Raw);
+            let rests = far.status == b'I' && !far.ledger.is_waiting();
+            if self.is_readonly(id) && (raw || rests || self.is_session_mode(pool)) {
                 let message = format!("node {node} is no longer a standby");
                 let text = ErrorText::fatal(sqlstate::ADMIN_SHUTDOWN, &message);
                 if !self.is_torn(id) {
@@ -132,7 +139,7 @@ impl Lane {
     /// Who waits for a standby is looked at again when where nodes stand is known anew.
     pub(super) fn look_again(&mut self, now: Instant, id: ConnId, actions: &mut Out) {
         let Some(client) = self.clients.get(id) else { return };
-        if matches!(client.phase, Phase::Welcoming) {
+        if matches!(client.phase, ClientPhase::Welcoming) {
             return self.welcome(now, id, actions);
         }
         actions.push(Action::Resume(id));

@@ -46,7 +46,8 @@ impl Lane {
     pub(super) fn take_off(&mut self, id: ConnId, statement: StatementId, message: Message<'_>) {
         let Some(client) = self.clients.get(id) else { return };
         let alone = client.server.and_then(|server| self.server_ref(server)).is_some_and(|far| {
-            far.status == b'I' && !far.ledger.is_unsynced() && !far.ledger.is_clients()
+            let begins = far.beginning || self.is_leading(id);
+            far.status == b'I' && !begins && !far.ledger.is_unsynced() && !far.ledger.is_clients()
         });
         let Some(client) = self.clients.get_mut(id) else { return };
         let whole = message.body().is_some() && message.shown.len() <= BYTES_MAX;

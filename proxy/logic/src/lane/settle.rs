@@ -306,6 +306,16 @@ impl Lane {
         self.free(now, server, actions);
     }
 
+    /// A server is to be free soon, or closed.
+    pub(super) fn limit_cleaning(&mut self, now: Instant, server: ConnId) {
+        let limit = now + Duration::from_secs(5);
+        let owner = Owner::Conn(server);
+        if let Some(far) = self.servers.get_mut(server).and_then(|far| far.server_mut()) {
+            far.cleaning = Some(limit);
+            self.timers.schedule(&mut far.scheduled, owner, limit);
+        }
+    }
+
     /// Takes the server of a client that has left.
     pub(super) fn abandon(
         &mut self,
@@ -334,12 +344,7 @@ impl Lane {
             actions.write(server, write::sync);
         }
         let running = far.ledger.is_waiting();
-        let limit = now + Duration::from_secs(5);
-        far.cleaning = Some(limit);
-        let owner = Owner::Conn(server);
-        if let Some(far) = self.servers.get_mut(server).and_then(|far| far.server_mut()) {
-            self.timers.schedule(&mut far.scheduled, owner, limit);
-        }
+        self.limit_cleaning(now, server);
         if running && cancel {
             self.send_cancel(now, server, None, actions);
         }

@@ -351,7 +351,7 @@ impl Lane {
         actions: &mut Out,
     ) -> Option<Step> {
         if self.checkout(now, id, actions) {
-            return None;
+            return self.is_beginning(id).then_some(Step::Wait);
         }
         let Some(client) = self.clients.get(id).filter(|client| !client.is_gone()) else {
             return Some(Step::Over);

@@ -41,7 +41,14 @@ impl Lane {
         let parameters =
             if session { Ok(raw_startup(&login.startup)) } else { of_startup(&login.startup) };
         match parameters {
-            Ok(parameters) => client.startup = self.states.intern(parameters),
+            Ok(mut parameters) => {
+                if client.readonly {
+                    // Should the standby be promoted, it says so before anybody else knows.
+                    let on = || "on".to_owned();
+                    parameters.entry("default_transaction_read_only".to_owned()).or_insert_with(on);
+                }
+                client.startup = self.states.intern(parameters);
+            }
             Err(reason) => {
                 let message = format!("invalid startup parameter options: {reason}");
                 let text = ErrorText::fatal("22023", &message);
