@@ -90,6 +90,15 @@ fn an_error_fails_the_transaction_wherever_it_is() {
     begin(&mut client);
     assert_eq!(say(&mut client, "SELECT 1 / 0"), "22012 E");
     assert_eq!(say(&mut client, "ROLLBACK; INSERT INTO notes VALUES (801, 'x')"), "ROLLBACK I");
+    // What ends it must be said alone: elsewhere it would be another transaction that ends well.
+    for sql in
+        ["INSERT INTO notes VALUES (806, 'x'); COMMIT", "PREPARE p AS SELECT 1", "COMMIT; SELECT 1"]
+    {
+        let mut failed = scene.client();
+        begin(&mut failed);
+        assert_eq!(say(&mut failed, "SELECT 1 / 0"), "22012 E");
+        assert_eq!(ends(&mut failed, sql), "25P02", "{sql}");
+    }
     // Of several statements nobody knows what they define: the catalog is read anew.
     until("the catalog to be known", SOON, || say(&mut client, "SELECT here()") == "standby I");
     // The only server of the primary is somebody else's; this one has been told of its transaction.
@@ -168,6 +177,20 @@ fn a_transaction_that_moves_leaves_nothing_behind() {
     assert_eq!(say(&mut client, "BEGIN READ ONLY"), "BEGIN T");
     assert_eq!(say(&mut client, "INSERT INTO notes VALUES (841, 'x')"), "25006 E");
     assert_eq!(say(&mut client, "ROLLBACK"), "ROLLBACK I");
+    let one = |sql: &str| extended(sql, &[]);
+    until("a read on the standby", SOON, || say(&mut client, "SELECT here()") == "standby I");
+    told(
+        &mut client,
+        &[one("BEGIN"), one("BEGIN READ ONLY"), one("SELECT here()"), sync()].concat(),
+    );
+    assert_eq!(say(&mut client, "INSERT INTO notes VALUES (843, 'x')"), "25006 E");
+    assert_eq!(say(&mut client, "ROLLBACK"), "ROLLBACK I");
+    // A portal that is run later than it was bound.
+    assert_eq!(say(&mut client, "BEGIN"), "BEGIN T");
+    let bound = [parse("", "SELECT 'late'", &[]), bind("", "", &[]), sync()].concat();
+    assert_eq!(told(&mut client, &bound), " T");
+    assert_eq!(told(&mut client, &[execute("", 0), sync()].concat()), "late T");
+    assert_eq!(say(&mut client, "COMMIT"), "COMMIT I");
     // A text that comes in pieces.
     begin(&mut client);
     let bytes = query("INSERT INTO notes VALUES (842, 'x') RETURNING here()");

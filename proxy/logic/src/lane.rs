@@ -37,6 +37,7 @@ mod rename;
 mod replica;
 mod report;
 mod rerun;
+mod segment;
 mod server;
 mod settle;
 mod startup;

@@ -33,6 +33,8 @@ pub(super) enum Aim {
     Replica,
     /// The same, though only its client, or a rule, says that it reads.
     Guess,
+    /// It begins a transaction that is READ ONLY to its end.
+    Opens,
     /// It begins a transaction that may begin anywhere; nothing else in it may write.
     Begin,
     /// The primary, where it may write. `defines`: names may mean something else afterwards.
@@ -54,8 +56,13 @@ impl Aim {
             }
             (primary @ Self::Primary { .. }, _) | (_, primary @ Self::Primary { .. }) => primary,
             (Self::Open, _) | (_, Self::Open) => Self::Open,
-            (Self::Quiet, _) | (_, Self::Quiet) | (Self::Begin, Self::Begin) => Self::Quiet,
+            // The second one changes how the first goes on.
+            (Self::Quiet, _)
+            | (_, Self::Quiet)
+            | (Self::Begin, Self::Begin | Self::Opens)
+            | (Self::Opens, Self::Begin) => Self::Quiet,
             (Self::Begin, Self::Guess) | (Self::Guess, Self::Begin) => Self::PRIMARY,
+            (Self::Opens, _) | (_, Self::Opens) => Self::Opens,
             (Self::Begin, Self::Replica) | (Self::Replica, Self::Begin) => Self::Begin,
             (Self::Guess, _) | (_, Self::Guess) => Self::Guess,
             (Self::Replica, Self::Replica) => Self::Replica,
@@ -141,11 +148,12 @@ impl Lane {
         let aim = self.aim_of_led(id, aim, bytes);
         self.note_primary(id, aim);
         let place = match aim {
-            Aim::Replica | Aim::Guess | Aim::Begin if !self.is_bound(id) => {
+            Aim::Replica | Aim::Guess | Aim::Opens | Aim::Begin if !self.is_bound(id) => {
                 self.place_of_read(now, id, home, actions)
             }
             Aim::Replica
             | Aim::Guess
+            | Aim::Opens
             | Aim::Begin
             | Aim::Primary { .. }
             | Aim::Quiet
@@ -299,9 +307,8 @@ impl Lane {
                 Aim::Quiet
             }
             Verdict::Begin { plain: true, .. } if self.may_lead(id, home) => Aim::Begin,
-            Verdict::Read | Verdict::Begin { read_only: true, serializable: false, .. } => {
-                Aim::Replica
-            }
+            Verdict::Begin { read_only: true, serializable: false, .. } => Aim::Opens,
+            Verdict::Read => Aim::Replica,
             Verdict::Begin { .. } | Verdict::Primary { writes: false, .. } => Aim::Quiet,
             Verdict::Primary { defines, .. } => {
                 // What is temporary means nothing to anybody else.
@@ -434,10 +441,11 @@ impl Lane {
             let standing = standings.and_then(|nodes| nodes.get(node));
             let role = standing.filter(|it| it.error.is_none()).map(|it| it.role);
             let promoted = role == Some(Role::Primary);
-            if promoted && !core::mem::replace(&mut self.pools[pool].promoted, promoted) {
+            // A login, or a server of another lane, may still have come behind the first time.
+            let before = core::mem::replace(&mut self.pools[pool].promoted, promoted);
+            if promoted && (!before || self.pools[pool].held > 0) {
                 self.leave_promoted(now, pool, actions);
             }
-            self.pools[pool].promoted = promoted;
             if role != Some(Role::Standby) && self.pools[pool].waiting_count > 0 {
                 self.fall_back(now, pool, actions);
             }

@@ -186,7 +186,7 @@ impl Lane {
             }
             Err(_) if head.tag == b'E' => {
                 // Nobody asked: the server is about to end the connection and says why.
-                let parting = self.is_parting(id);
+                let parting = self.is_parting(id, body);
                 let Some(far) = self.server_mut(id) else { return };
                 far.left = head.total() - shown.len();
                 far.forward = !parting;

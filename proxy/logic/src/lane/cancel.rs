@@ -56,7 +56,8 @@ impl Lane {
             return self.send_cancel(now, server, Some(from), actions);
         }
         // A query of our own is running: it is not meant. What is behind it may be.
-        if far.ledger.is_exchanging() && far.cancel_later.is_none() {
+        let comes = far.ledger.is_exchanging() || far.beginning;
+        if comes && far.cancel_later.is_none() {
             far.cancel_later = Some(from);
         } else {
             self.cancel_answered(now, from, actions);

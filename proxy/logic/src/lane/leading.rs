@@ -16,17 +16,21 @@
 
 use crate::action::Action;
 use crate::config::{Consistency, PoolMode, Reads};
-use crate::hints::Hints;
 use crate::id::ConnId;
 use crate::lane::aim::Aim;
 use crate::lane::client::Client;
+use crate::lane::segment::{
+    begins_with, leaves_nothing, looks_like_begin, messages, only_ends, rolls_back_first, runs,
+    text_in,
+};
 use crate::lane::server::purpose;
 use crate::lane::traffic::{Message, Step};
 use crate::lane::{Lane, Out};
 use crate::time::Instant;
+use pgring_wire::backend::sqlstate;
 use pgring_wire::backend::write::{self, ErrorText};
-use pgring_wire::client::{Parse, Target, bind_names, query};
-use pgring_wire::frame::{Header, LENGTH_MAX, header};
+use pgring_wire::client::{Parse, bind_names};
+use pgring_wire::frame::{LENGTH_MAX, header};
 
 /// How far such a transaction has come.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -265,10 +269,8 @@ impl Lane {
             return false;
         }
         if status != b'T' {
-            // It has failed. What ends it and goes on needs the primary for the rest.
-            let goes_on = text_in(bytes).is_some_and(|text| self.memo.scan(text).has(Hints::ENDS));
-            if status == b'E' && goes_on {
-                self.lead_home(now, id, server, Aim::PRIMARY, actions);
+            if status == b'E' {
+                self.aim_failed(now, id, server, bytes, actions);
             }
             return false;
         }
@@ -284,6 +286,35 @@ impl Lane {
         false
     }
 
+    /// What a client says whose transaction has failed on a standby. That refuses all but the end;
+    /// what ends it and goes on needs the primary for the rest.
+    fn aim_failed(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        server: ConnId,
+        bytes: &[u8],
+        actions: &mut Out,
+    ) {
+        if text_in(bytes).is_some_and(rolls_back_first) {
+            return self.lead_home(now, id, server, Aim::PRIMARY, actions);
+        }
+        let mut rest = bytes;
+        while let Ok(Some(head)) = header(rest, LENGTH_MAX) {
+            let message = rest.get(..head.total()).unwrap_or(rest);
+            rest = &rest[message.len()..];
+            if self.may_end(id, message) {
+                // A COMMIT among others would be answered as one that has succeeded, elsewhere.
+                let message = "the transaction has failed, and what ends it must be said alone";
+                let text = ErrorText::fatal(sqlstate::IN_FAILED_SQL_TRANSACTION, message);
+                return self.fatal(now, id, &text.with_hint("Say ROLLBACK first."), actions);
+            }
+            if matches!(head.tag, b'S' | b'Q') || message.len() < head.total() {
+                return;
+            }
+        }
+    }
+
     /// Takes a transaction from a standby, on which nothing of it is under way: the primary's
     /// begins with what follows.
     fn lead_home(&mut self, now: Instant, id: ConnId, server: ConnId, aim: Aim, actions: &mut Out) {
@@ -297,6 +328,7 @@ impl Lane {
             client.pool = client.home;
             client.aimed = true;
         }
+        self.drop_cancel(now, server, actions);
         let Some(far) = self.server_mut(server) else { return };
         far.client = None;
         actions.push(Action::Unpair(server));
@@ -382,101 +414,5 @@ impl Lane {
         let client = self.clients.get(id).filter(|_| !name.is_empty());
         let statement = client.and_then(|client| client.names.get(name));
         statement.is_some_and(|known| only_ends(super::lending::text_of(self.texts.body(known))))
-    }
-}
-
-/// The messages of a segment up to its Sync; none if it is not whole.
-fn messages(mut bytes: &[u8]) -> Option<Vec<(u8, &[u8])>> {
-    let mut messages = Vec::new();
-    loop {
-        let head = header(bytes, LENGTH_MAX).ok()??;
-        let message = bytes.get(..head.total())?;
-        bytes = &bytes[head.total()..];
-        messages.push((head.tag, &message[Header::SIZE..]));
-        if matches!(head.tag, b'S' | b'Q') {
-            return Some(messages);
-        }
-    }
-}
-
-/// Whether nothing of a segment lasts beyond it: no portal that more rows could be asked of, which
-/// another node does not have.
-pub(super) fn leaves_nothing(bytes: &[u8]) -> bool {
-    messages(bytes).is_some_and(|messages| {
-        messages.into_iter().all(|(tag, body)| match tag {
-            b'B' => bind_names(body).is_some_and(|names| names.portal.is_empty()),
-            // The unnamed portal, and all of its rows.
-            b'E' => body == [0; 5],
-            b'D' | b'C' => Target::read(body).is_ok_and(|it| it.kind == b'S' || it.name.is_empty()),
-            _ => true,
-        })
-    })
-}
-
-/// How many statements a segment runs.
-pub(super) fn runs(bytes: &[u8]) -> usize {
-    let messages = messages(bytes).unwrap_or_default();
-    messages.into_iter().filter(|(tag, _)| *tag == b'E').count()
-}
-
-/// The text of the Query that is shown whole in front.
-fn text_in(bytes: &[u8]) -> Option<&[u8]> {
-    let head = header(bytes, LENGTH_MAX).ok()??;
-    let message = bytes.get(..head.total()).filter(|_| head.tag == b'Q')?;
-    query(&message[Header::SIZE..]).ok()
-}
-
-fn begins_with(text: &[u8], word: &str) -> bool {
-    let text = text.trim_ascii_start();
-    text.get(..word.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(word.as_bytes()))
-}
-
-fn looks_like_begin(text: &[u8]) -> bool {
-    begins_with(text, "begin") || begins_with(text, "start")
-}
-
-/// Whether a text is nothing but the end of a transaction, in the forms that drivers use. Any other
-/// goes another way, which is only longer.
-fn only_ends(text: &[u8]) -> bool {
-    let text = text.trim_ascii();
-    let text = text.strip_suffix(b";").unwrap_or(text).trim_ascii_end();
-    ["commit", "rollback", "end", "abort"]
-        .iter()
-        .any(|end| text.eq_ignore_ascii_case(end.as_bytes()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{leaves_nothing, only_ends, runs};
-    use pgring_wire::client::write;
-
-    #[test]
-    fn ends_are_known_by_their_words_alone() {
-        for text in ["COMMIT", " rollback ; ", "end", "Abort;"] {
-            assert!(only_ends(text.as_bytes()), "{text}");
-        }
-        for text in ["COMMIT AND CHAIN", "ROLLBACK TO a", "COMMIT; DELETE FROM t", "ended", ""] {
-            assert!(!only_ends(text.as_bytes()), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_portal_that_stays_open_is_left_behind() {
-        let segment = |portal: &[u8], rows: u32| {
-            let mut out = Vec::new();
-            write::bind(&mut out, portal, b"s");
-            let at = out.len();
-            write::execute(&mut out, portal);
-            let end = out.len();
-            assert!(end > at);
-            out[end - 4..].copy_from_slice(&rows.to_be_bytes());
-            write::sync(&mut out);
-            out
-        };
-        assert!(leaves_nothing(&segment(b"", 0)));
-        assert!(!leaves_nothing(&segment(b"c", 0)) && !leaves_nothing(&segment(b"", 10)));
-        let whole = segment(b"", 0);
-        assert!(!leaves_nothing(&whole[..whole.len() - 1]), "who knows what follows");
-        assert_eq!(runs(&whole), 1);
     }
 }

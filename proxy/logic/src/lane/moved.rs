@@ -158,7 +158,12 @@ impl Lane {
             }
             return if early { Heard::Before } else { Heard::New };
         }
-        if self.pools[pool].key.node.is_none() || matches!(tag, b'E' | b'Z') {
+        if self.pools[pool].key.node.is_none() || tag == b'Z' {
+            return Heard::New;
+        }
+        if tag == b'E' {
+            // Its client hears of it: whatever comes next, it is not said again.
+            reading.stage = Stage::Off;
             return Heard::New;
         }
         if early {
@@ -247,13 +252,15 @@ impl Lane {
         let Some(far) = self.server_ref(server) else { return false };
         let ends = ErrorView::new(body).code().is_some_and(|code| code.starts_with(b"57P"));
         let survives = far.client.is_some_and(|id| self.survives(id, far.pool));
-        ends && (survives || self.is_parting(server))
+        ends && (survives || self.is_parting(server, body))
     }
 
     /// A replica ends a session in which nothing runs: its client has nothing to do with that.
-    pub(super) fn is_parting(&self, server: ConnId) -> bool {
+    pub(super) fn is_parting(&self, server: ConnId, body: &[u8]) -> bool {
+        let code = ErrorView::new(body).code().unwrap_or_default();
+        let goes = code.starts_with(b"57P") || code == b"40001";
         self.server_ref(server).is_some_and(|far| {
-            let leads = || far.client.is_some_and(|id| self.is_reading_ahead(id));
+            let leads = || goes && far.client.is_some_and(|id| self.is_reading_ahead(id));
             self.pools[far.pool].key.node.is_some()
                 && (far.status == b'I' || far.status == b'T' && leads())
                 && !far.ledger.is_waiting()
@@ -280,6 +287,7 @@ impl Lane {
         far.unfit |= far.error.take().is_some();
         let Some(id) = far.client.take() else { return };
         actions.push(Action::Unpair(server));
+        self.drop_cancel(now, server, actions);
         self.limit_cleaning(now, server);
         self.settle_abandoned(now, server, actions);
         self.go_home(now, id, actions);

@@ -190,16 +190,19 @@ impl Lane {
             return self.fail_message(id, message, actions);
         }
         let attached = client.server.is_some();
+        // What reads ahead, or has moved, has this; most have nothing of the kind.
+        let reads = client.reading.is_some();
         if client.resetting && self.is_restoring(id) {
             return Step::Wait;
         }
         if message.head.tag != b'X' && self.waits_for_rerun(id) {
             return Step::Wait;
         }
-        if message.head.tag != b'X' && (self.is_between(id) || self.is_beginning(id)) {
+        if reads && message.head.tag != b'X' && (self.is_between(id) || self.is_beginning(id)) {
             return Step::Wait;
         }
-        if !attached
+        if reads
+            && !attached
             && self.is_leading(id)
             && let Some(step) = self.lead(now, id, message, actions)
         {
@@ -241,12 +244,8 @@ impl Lane {
             }
             tag => {
                 let text = format!("invalid frontend message type {tag}");
-                self.fatal(
-                    now,
-                    id,
-                    &ErrorText::fatal(sqlstate::PROTOCOL_VIOLATION, &text),
-                    actions,
-                );
+                let text = ErrorText::fatal(sqlstate::PROTOCOL_VIOLATION, &text);
+                self.fatal(now, id, &text, actions);
                 Step::Over
             }
         }
@@ -351,7 +350,15 @@ impl Lane {
         actions: &mut Out,
     ) -> Option<Step> {
         if self.checkout(now, id, actions) {
-            return self.is_beginning(id).then_some(Step::Wait);
+            if !self.is_beginning(id) {
+                return None;
+            }
+            // It is under way for its client, who does not know of the BEGIN.
+            if let Some(client) = self.clients.get_mut(id) {
+                client.query_since.get_or_insert(now);
+            }
+            self.watch_client(id);
+            return Some(Step::Wait);
         }
         let Some(client) = self.clients.get(id).filter(|client| !client.is_gone()) else {
             return Some(Step::Over);
