@@ -3,14 +3,17 @@
 //! One worker for each core drives a lane with a ring of its own; one control thread does
 //! everything that is not traffic. They share nothing that changes but counters of clients.
 
-// Floor 1. The outside.
+// Floor 1. Time.
 pub mod clock;
+
+// Floor 2. The kernel: what happens to sockets, and what is done with them.
+pub mod probe;
 pub mod ring;
 
-// Floor 2. Between threads.
+// Floor 3. Between threads.
 pub mod mailbox;
 
-// Floor 3. Threads.
+// Floor 4. Threads.
 pub mod control;
 pub mod worker;
 

@@ -2,9 +2,11 @@
 
 use clap::{Parser, Subcommand, ValueEnum};
 use pgring::control::file;
+use pgring::probe::look;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
@@ -32,6 +34,21 @@ enum Command {
         #[arg(long, default_value = "/etc/pgring/pgring.toml")]
         config: PathBuf,
     },
+    /// Shows what the kernel tells of this machine's connections, as they happen.
+    Probe {
+        /// Those of this process only.
+        #[arg(long)]
+        pid: Option<u32>,
+        /// Those to, or from, this port only.
+        #[arg(long)]
+        port: Option<u16>,
+        /// For so many seconds; else until it is interrupted.
+        #[arg(long)]
+        seconds: Option<u64>,
+        /// Seconds between two looks at the figures of each connection.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
+        every: u64,
+    },
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -55,6 +72,16 @@ fn main() -> ExitCode {
                 ExitCode::FAILURE
             }
         },
+        Some(Command::Probe { pid, port, seconds, every }) => {
+            let (time, every) = (seconds.map(Duration::from_secs), Duration::from_secs(every));
+            match look::run(&look::Wanted { pid, port, time, every }) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    complain(&[error]);
+                    ExitCode::FAILURE
+                }
+            }
+        }
         None => {
             log(arguments.log_format);
             let config = match file::read(&arguments.config) {

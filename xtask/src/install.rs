@@ -130,7 +130,7 @@ fn wanted_for_nodes() -> Vec<&'static str> {
 }
 
 /// Installs these packages with apt.
-fn packages(names: &[&str]) -> Outcome<()> {
+pub(crate) fn packages(names: &[&str]) -> Outcome<()> {
     if names.is_empty() {
         return Ok(());
     }
@@ -200,7 +200,7 @@ fn once(mark: &Path, what: &str, act: impl FnOnce() -> Outcome<()>) -> Outcome<(
 }
 
 /// Whether a program is there and does this without complaint.
-fn works(program: &str, arguments: &[&str]) -> bool {
+pub(crate) fn works(program: &str, arguments: &[&str]) -> bool {
     Command::new(program)
         .args(arguments)
         .current_dir(env::temp_dir())

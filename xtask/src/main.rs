@@ -1,4 +1,5 @@
-//! The tasks of the workspace: `cargo xtask test`, `tidy`, `demo`, `bench`, `regress` and `fuzz`.
+//! The tasks of the workspace: `cargo xtask test`, `tidy`, `demo`, `bench`, `regress`, `fuzz`
+//! and `build-probe`.
 //!
 //! A task needs nothing but cargo to start; what else it needs it installs first, or says which
 //! command would. Tasks see files and programs, no crate of ours.
@@ -11,6 +12,7 @@ mod install;
 mod place;
 mod pooler;
 mod postgres;
+mod probe;
 mod process;
 mod regress;
 mod test;
@@ -43,6 +45,14 @@ enum Task {
     Bench(bench::Options),
     /// `PostgreSQL`'s own tests, direct and through pgring, compared
     Regress(regress::Options),
+    /// Build the programs for the kernel, or prove that the committed ones are what they should be
+    BuildProbe(probe::Build),
+    /// Show what the probe sees of this machine's connections: `--port 5432`, `--help`
+    Probe {
+        /// What `pgring probe` takes
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Hostile bytes and texts for every reader, by libFuzzer on the stable compiler
     Fuzz(fuzz::Options),
 }
@@ -54,6 +64,8 @@ fn main() -> ExitCode {
         Task::Demo(options) => demo::run(&options),
         Task::Bench(options) => bench::run(&options),
         Task::Regress(options) => regress::run(&options),
+        Task::BuildProbe(options) => probe::build(&options),
+        Task::Probe { arguments } => probe::watch(&arguments),
         Task::Fuzz(options) => fuzz::run(&options),
     };
     match done {

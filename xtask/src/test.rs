@@ -2,6 +2,7 @@
 
 use crate::install;
 use crate::place;
+use crate::probe;
 use crate::process::{self, Outcome};
 use crate::tidy;
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ pub(crate) fn run(quick: bool) -> Outcome<()> {
     drop(steps.take("clippy", || cargo(&clippy, &[])));
     drop(steps.take("tidy", tidy::run));
     if !quick {
+        drop(steps.take("probe", probe::prove));
         let doc = ["doc", "--quiet", "--no-deps", "--workspace"];
         let warnings = [("RUSTDOCFLAGS", PathBuf::from("-Dwarnings"))];
         drop(steps.take("doc", || cargo(&doc, &warnings)));
