@@ -61,6 +61,9 @@ pub struct Load {
 const NOTHING: Duration = Duration::from_micros(100);
 /// Answers that take so many times as long take very much longer.
 const MUCH: u128 = 4;
+/// In what time half of what was seen is forgotten: a node that is twenty times as slow is tried
+/// twice a second where nobody waits, and one that only seemed slow is back before long.
+const FORGET: Duration = Duration::from_millis(100);
 /// Parts of a unit of cost.
 const PARTS: u128 = 1 << 16;
 
@@ -128,10 +131,10 @@ impl Latency {
         self.seen = now;
     }
 
-    /// The usual, halved for each second since the last; zero: there was none.
+    /// The usual, halved for each [`FORGET`] since the last; zero: there was none.
     pub fn get(self, now: Instant) -> Duration {
-        let seconds = now.since(self.seen).as_secs();
-        self.usual / 2u32.saturating_pow(u32::try_from(seconds).unwrap_or(31).min(31))
+        let times = now.since(self.seen).as_micros() / FORGET.as_micros();
+        self.usual / 2u32.saturating_pow(u32::try_from(times).unwrap_or(31).min(31))
     }
 }
 
@@ -274,7 +277,7 @@ mod tests {
         assert!(latency.get(start) < 2 * NOTHING, "one says little: {latency:?}");
         (0..100).for_each(|_| latency.observe(start, ms(800)));
         assert!((ms(790)..=ms(800)).contains(&latency.get(start)), "{latency:?}");
-        assert!(latency.get(start + ms(3_000)) <= ms(100), "it is tried again");
+        assert!(latency.get(start + ms(300)) <= ms(100), "it is tried again");
         assert_eq!(latency.get(start + Duration::MAX).as_millis(), 0);
         for _ in 0..50 {
             latency.observe(start, ms(100));
