@@ -5,7 +5,7 @@ use pgring_tests::command::{at_most_minutes, until};
 use pgring_tests::dice::{Dice, amount};
 use pgring_tests::message::{Message, bind, describe, execute, extended, parse, query, sync};
 use pgring_tests::pgring::Settings;
-use pgring_tests::routed::{SOON, Scene, say, scene, told};
+use pgring_tests::routed::{SOON, Scene, say, scene, together, told};
 use pgring_tests::wire::Wire;
 use std::thread;
 
@@ -439,17 +439,7 @@ fn transactions_read_what_their_session_wrote() {
         }
         on_standby
     };
-    let on_standby: usize = thread::scope(|scope| {
-        let talks: Vec<_> = (0..CLIENTS)
-            .map(|number| {
-                scope.spawn({
-                    let talk = &talk;
-                    move || talk(number)
-                })
-            })
-            .collect();
-        talks.into_iter().map(|talk| talk.join().expect("no stale read")).sum()
-    });
+    let on_standby = together(CLIENTS, talk, thread::yield_now);
     assert!(on_standby > 0, "no read was on a standby");
     assert_eq!(scene.pgring.violations(), Some(0));
 }

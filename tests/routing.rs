@@ -6,7 +6,7 @@ use pgring_tests::message::{
     Message, bind, close, describe, execute, extended, parse, query, sync,
 };
 use pgring_tests::postgres::Postgres;
-use pgring_tests::routed::{SOON, scene, scene_with};
+use pgring_tests::routed::{SOON, scene, scene_with, together};
 use pgring_tests::sql::{block_on, connect};
 use pgring_tests::wire::Wire;
 use std::thread;
@@ -150,23 +150,7 @@ fn a_session_reads_what_it_wrote() {
         }
         on_standby
     };
-    let on_standby: usize = thread::scope(|scope| {
-        let talks: Vec<_> = (0..CLIENTS)
-            .map(|number| {
-                scope.spawn({
-                    let talk = &talk;
-                    move || talk(number)
-                })
-            })
-            .collect();
-        while talks.iter().any(|talk| !talk.is_finished()) {
-            scene.standbys[0].psql("SELECT pg_wal_replay_pause()");
-            thread::sleep(Duration::from_millis(100));
-            scene.standbys[0].psql("SELECT pg_wal_replay_resume()");
-            thread::sleep(Duration::from_millis(100));
-        }
-        talks.into_iter().map(|talk| talk.join().expect("no stale read")).sum()
-    });
+    let on_standby = together(CLIENTS, talk, || scene.pause(0, Duration::from_millis(100)));
     assert!(on_standby > 0, "no read ever went to a standby");
     pgring_tests::command::say(&format!("{pairs} pairs, {on_standby} reads on standbys"));
 }

@@ -3,7 +3,7 @@
 use pgring_tests::command::{at_most_minutes, say, until};
 use pgring_tests::dice::amount;
 use pgring_tests::message::{bind, execute, extended, parse, query, sync};
-use pgring_tests::routed::{SOON, Scene, scene};
+use pgring_tests::routed::{SOON, Scene, scene, together};
 use pgring_tests::wire::Wire;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -248,23 +248,7 @@ fn sessions_read_what_others_wrote() {
         }
         on_standby
     };
-    let on_standby: usize = thread::scope(|scope| {
-        let talks: Vec<_> = (0..PAIRS)
-            .map(|number| {
-                scope.spawn({
-                    let talk = &talk;
-                    move || talk(number)
-                })
-            })
-            .collect();
-        while talks.iter().any(|talk| !talk.is_finished()) {
-            scene.standbys[0].psql("SELECT pg_wal_replay_pause()");
-            thread::sleep(Duration::from_millis(100));
-            scene.standbys[0].psql("SELECT pg_wal_replay_resume()");
-            thread::sleep(Duration::from_millis(100));
-        }
-        talks.into_iter().map(|talk| talk.join().expect("no stale read")).sum()
-    });
+    let on_standby = together(PAIRS, talk, || scene.pause(0, Duration::from_millis(100)));
     say(&format!("{pairs} pairs, {on_standby} reads on standbys"));
     // Of those that wait for one, most.
     assert!(on_standby * 500 >= pairs, "{on_standby} of {pairs} reads on standbys");

@@ -5,6 +5,7 @@ use crate::message::query;
 use crate::pgring::{Pgring, Settings};
 use crate::postgres::Postgres;
 use crate::wire::Wire;
+use std::thread;
 use std::time::Duration;
 
 /// How long a standby may take to follow.
@@ -59,7 +60,32 @@ pub fn scene_with(
     Scene { primary, standbys, pgring }
 }
 
+/// Several clients at work at the same time, each with its number, and something beside them again
+/// and again until the last has ended; the sum of what they give.
+pub fn together(
+    clients: usize,
+    work: impl Fn(usize) -> usize + Sync,
+    mut beside: impl FnMut(),
+) -> usize {
+    thread::scope(|scope| {
+        let work = &work;
+        let all: Vec<_> = (0..clients).map(|number| scope.spawn(move || work(number))).collect();
+        while all.iter().any(|one| !one.is_finished()) {
+            beside();
+        }
+        all.into_iter().map(|one| one.join().expect("its work is done")).sum()
+    })
+}
+
 impl Scene {
+    /// A standby replays nothing for a while.
+    pub fn pause(&self, standby: usize, time: Duration) {
+        self.standbys[standby].psql("SELECT pg_wal_replay_pause()");
+        thread::sleep(time);
+        self.standbys[standby].psql("SELECT pg_wal_replay_resume()");
+        thread::sleep(time);
+    }
+
     /// A client whose reads go to a standby.
     pub fn client(&self) -> Wire {
         let mut client = Wire::login(self.pgring.address(), "app");

@@ -131,7 +131,7 @@ impl Latency {
         self.seen = now;
     }
 
-    /// The usual, halved for each [`FORGET`] since the last; zero: there was none.
+    /// The usual, halved for each tenth of a second since the last; zero: there was none.
     pub fn get(self, now: Instant) -> Duration {
         let times = now.since(self.seen).as_micros() / FORGET.as_micros();
         self.usual / 2u32.saturating_pow(u32::try_from(times).unwrap_or(31).min(31))

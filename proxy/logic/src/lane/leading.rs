@@ -320,14 +320,7 @@ impl Lane {
     fn lead_home(&mut self, now: Instant, id: ConnId, server: ConnId, aim: Aim, actions: &mut Out) {
         // It is not looked at again when the rest of it has come.
         self.note_primary(id, if aim == Aim::Open { Aim::Primary { defines: true } } else { aim });
-        self.land(id);
-        self.end_reading(id);
-        self.set_leading(id, Some(Leading::Deferred { home: true }));
-        if let Some(client) = self.clients.get_mut(id) {
-            client.server = None;
-            client.pool = client.home;
-            client.aimed = true;
-        }
+        self.goes_on_at_home(id, true);
         self.drop_cancel(now, server, actions);
         let Some(far) = self.server_mut(server) else { return };
         far.client = None;
@@ -350,16 +343,22 @@ impl Lane {
         if !stays || !reads || status != b'T' || self.pools[pool].key.node.is_none() {
             return false;
         }
+        self.goes_on_at_home(id, false);
+        self.client_idles(now, id);
+        true
+    }
+
+    /// A client without a server goes on with its transaction on the primary, with a segment that
+    /// has been aimed, or with the next one.
+    fn goes_on_at_home(&mut self, id: ConnId, aimed: bool) {
         self.land(id);
         self.end_reading(id);
         self.set_leading(id, Some(Leading::Deferred { home: true }));
         if let Some(client) = self.clients.get_mut(id) {
             client.server = None;
             client.pool = client.home;
-            client.aimed = false;
+            client.aimed = aimed;
         }
-        self.client_idles(now, id);
-        true
     }
 
     /// The segment that was kept is said again, to another node: with its BEGIN, or behind one.
