@@ -98,11 +98,29 @@ fn own() -> PathBuf {
     place::target().join("probe-tools")
 }
 
+/// The object is the same only by the same compiler: another one has another LLVM.
+fn compiler() -> Outcome<()> {
+    let version = process::output(Command::new("rustc").arg("--version"))?;
+    if version.split_whitespace().nth(1) == Some(SOURCE.0) {
+        return Ok(());
+    }
+    Err(format!("it takes rustc {}, this is {}", SOURCE.0, version.trim()))
+}
+
+/// Whether this is the bpf-linker that it takes.
+fn is_linker(program: &Path) -> bool {
+    process::output(Command::new(program).arg("--version")).is_ok_and(|it| it.contains(LINKER))
+}
+
 fn tools() -> Outcome<Tools> {
+    compiler()?;
+    if !install::works("llvm-objcopy", &["--version"]) {
+        return Err("there is no llvm-objcopy".into());
+    }
     let here = own().join("bin");
-    let linker = if here.join("bpf-linker").exists() {
+    let linker = if is_linker(&here.join("bpf-linker")) {
         Some(here)
-    } else if install::works("bpf-linker", &["--version"]) {
+    } else if is_linker(Path::new("bpf-linker")) {
         None
     } else {
         return Err(format!("there is no bpf-linker {LINKER}"));
@@ -121,8 +139,7 @@ fn tools() -> Outcome<Tools> {
     if is_source(&shipped) {
         return Ok(Tools { linker, source: None, library: shipped });
     }
-    let version = process::output(Command::new("rustc").arg("--version"))?;
-    if is_source(&package) && version.contains(SOURCE.0) {
+    if is_source(&package) {
         return Ok(Tools { linker, source: Some(package.clone()), library: package });
     }
     Err("there is no source of the compiler's core library (rustup component add rust-src)".into())
@@ -179,10 +196,11 @@ impl Tools {
 }
 
 fn install_tools() -> Outcome<()> {
+    compiler()?;
     if !install::works("llvm-objcopy", &["--version"]) {
         install::packages(&["llvm"])?;
     }
-    if !own().join("bin/bpf-linker").exists() && !install::works("bpf-linker", &["--version"]) {
+    if !is_linker(&own().join("bin/bpf-linker")) && !is_linker(Path::new("bpf-linker")) {
         let mut cargo = Command::new("cargo");
         cargo.args(["install", "bpf-linker", "--locked", "--version", LINKER, "--root"]);
         process::show(cargo.arg(own()))?;
