@@ -226,6 +226,17 @@ pub struct Monitor {
     pub interval_busy: Duration,
     /// A node that has not answered for so long does not answer.
     pub timeout: Duration,
+    /// How often it is pinged.
+    pub ping: Duration,
+    /// How often a new login is tried.
+    pub login: Duration,
+    /// For how long a network may be dark without being dead.
+    pub blackout: Duration,
+    /// What the kernel waits at least before it sends a segment to a node again (`RTO_MIN`);
+    /// zero: what it waits for anybody.
+    pub rto_min: Duration,
+    /// Whether programs in the kernel watch the connections to nodes.
+    pub probe: bool,
 }
 
 /// The settings of a pool. Durations of zero switch the limit off.

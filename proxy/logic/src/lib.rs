@@ -39,6 +39,7 @@ pub mod prepared;
 // Floor 5. Machines.
 pub mod auth_server;
 pub mod broker;
+pub mod health;
 
 // Floor 6. The other end of a login, tested against the first; what is asked of all lanes at once.
 pub mod admin;

@@ -89,6 +89,11 @@ impl Default for Monitor {
             interval: Duration::from_secs(1),
             interval_busy: Duration::from_millis(10),
             timeout: Duration::from_secs(3),
+            ping: Duration::from_millis(250),
+            login: Duration::from_secs(1),
+            blackout: Duration::from_secs(2),
+            rto_min: Duration::from_millis(60),
+            probe: true,
         }
     }
 }

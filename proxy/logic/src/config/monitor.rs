@@ -5,6 +5,9 @@ use crate::config::table::{At, Table};
 use crate::config::{Monitor, Password, Users};
 use crate::time::Duration;
 
+/// The kernel takes no more (`TCP_RTO_MIN`).
+const RTO_MIN_MAX: Duration = Duration::from_millis(200);
+
 /// Lays the keys of `table` over `monitor`.
 pub(super) fn lay_over(
     monitor: &mut Monitor,
@@ -37,5 +40,14 @@ pub(super) fn lay_over(
     table.time("interval", Duration::from_millis(10), &mut monitor.interval, errors);
     table.time("interval_busy", min, &mut monitor.interval_busy, errors);
     table.time("timeout", Duration::from_millis(10), &mut monitor.timeout, errors);
+    table.time("ping", Duration::from_millis(20), &mut monitor.ping, errors);
+    table.time("login", Duration::from_millis(100), &mut monitor.login, errors);
+    table.time("blackout", Duration::from_millis(100), &mut monitor.blackout, errors);
+    let line = table.line;
+    table.timeout("rto_min", &mut monitor.rto_min, errors);
+    if monitor.rto_min > RTO_MIN_MAX {
+        table.blame(line, "rto_min", "is more than the 200 ms of the kernel", errors);
+    }
+    table.flag("probe", &mut monitor.probe, errors);
     table.finish(errors);
 }

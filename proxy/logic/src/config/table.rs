@@ -134,6 +134,13 @@ impl<'t> Table<'t> {
         self.blame(line, key, message, errors);
     }
 
+    /// Yes or no.
+    pub(super) fn flag(&mut self, key: &'static str, slot: &mut bool, errors: &mut Errors) {
+        if let Some(At { value, .. }) = self.take::<bool>(key, errors) {
+            *slot = value;
+        }
+    }
+
     /// A time; zero and "off" switch it off.
     pub(super) fn timeout(&mut self, key: &'static str, slot: &mut Duration, errors: &mut Errors) {
         self.time(key, Duration::ZERO, slot, errors);
