@@ -10,6 +10,7 @@
 
 pub mod catalog;
 mod catalogs;
+mod checks;
 mod console;
 mod derive;
 pub mod file;
@@ -17,15 +18,20 @@ mod http;
 mod metrics;
 mod monitor;
 mod prepare;
+mod publish;
 mod rounds;
+mod senses;
 mod signals;
 mod standings;
 
 use crate::clock;
+use crate::dialer::Dialer;
 use crate::mailbox::MailboxSender;
+use crate::probe::Probe;
 use catalogs::Edition;
+use checks::News;
 use console::{Letter, Line};
-use monitor::{Seen, Watch};
+use pgring_logic::admin::events::Events;
 use pgring_logic::admin::stats::Window;
 use pgring_logic::admin::world::{Phase, World, merge_pools};
 use pgring_logic::broker::Broker;
@@ -35,6 +41,7 @@ use pgring_logic::mail::{Mail, Order, Report};
 use pgring_logic::topology::{Topology, Track};
 use rounds::Rounds;
 use sd_notify::NotifyState;
+use senses::Senses;
 use signals::{Signal, Signals, notify};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -71,6 +78,10 @@ pub struct Start {
     pub falls: fn() -> u64,
     /// Where lanes write to.
     pub inbox: UnboundedReceiver<Mail>,
+    /// How nodes are connected to.
+    pub dialer: Dialer,
+    /// What watches these connections, if it could be loaded.
+    pub probe: Option<Probe>,
 }
 
 impl std::fmt::Debug for Start {
@@ -81,7 +92,7 @@ impl std::fmt::Debug for Start {
 
 /// Runs until the process is to end; gives its exit code. Call it on a thread of its own.
 pub fn run(start: Start) -> i32 {
-    let Start { config, config_path, lanes, falls, inbox } = start;
+    let Start { config, config_path, lanes, falls, inbox, dialer, probe } = start;
     let count = lanes.len();
     let post = move |core: Core, mail| {
         if let Some(lane) = lanes.get(usize::from(core.0)) {
@@ -90,7 +101,7 @@ pub fn run(start: Start) -> i32 {
     };
     tokio_uring::start(async move {
         let lanes = Lanes { count, post: Box::new(post), falls };
-        match serve(config, config_path, lanes, inbox).await {
+        match serve(config, config_path, lanes, inbox, (dialer, probe)).await {
             Ok(code) => code,
             Err(error) => {
                 tracing::error!("{error}");
@@ -125,8 +136,10 @@ struct Control {
     readings: Semaphore,
     /// Where the exit code goes.
     end: UnboundedSender<i32>,
+    /// How nodes are connected to.
+    dialer: Rc<Dialer>,
     /// Where what was seen of nodes goes, and how often they are asked.
-    seen: UnboundedSender<Seen>,
+    news: UnboundedSender<News>,
     pace: watch::Sender<Duration>,
     /// Something was seen.
     sighted: Notify,
@@ -149,8 +162,9 @@ struct State {
     /// Where the nodes stand, and where each cluster's primary was when.
     topology: Topology,
     tracks: BTreeMap<Arc<str>, Track>,
-    /// Who asks the nodes, and until when in a hurry.
-    watch: Watch,
+    /// How they are, and what was thought of them; until when they are asked in a hurry.
+    senses: Senses,
+    events: Events,
     hurry: Option<pgring_logic::time::Instant>,
     /// What names mean, by database as clients name it.
     catalogs: BTreeMap<Arc<str>, Edition>,
@@ -164,6 +178,7 @@ async fn serve(
     config_path: PathBuf,
     lanes: Lanes,
     mut inbox: UnboundedReceiver<Mail>,
+    (dialer, probe): (Dialer, Option<Probe>),
 ) -> Result<i32, String> {
     let mut signals = Signals::new().map_err(|error| format!("signals: {error}"))?;
     let listener = match &config.http {
@@ -171,8 +186,11 @@ async fn serve(
         None => None,
     };
     let (end, mut ended) = unbounded_channel();
-    let (seen, mut sights) = unbounded_channel();
-    let control = Rc::new(Control::new(config, config_path, lanes, (end, seen)));
+    let (news, mut seen) = unbounded_channel();
+    let control = Rc::new(Control::new(config, config_path, lanes, (end, news), dialer));
+    if let Some(probe) = probe {
+        tokio::task::spawn_local(Rc::clone(&control).listen(probe));
+    }
     tokio::task::spawn_local(Rc::clone(&control).begin());
     if let Some(listener) = listener {
         tokio::task::spawn_local(http::serve(listener, Rc::clone(&control)));
@@ -181,6 +199,7 @@ async fn serve(
     let mut names = every(NAMES_TICK);
     let mut window = every(Window::PERIOD);
     let mut editions = every(catalogs::PERIOD);
+    let mut moments = every(senses::TICK);
     loop {
         tokio::select! {
             mail = inbox.recv() => match mail {
@@ -188,7 +207,8 @@ async fn serve(
                 None => return Err("all lanes are gone".to_owned()),
             },
             signal = signals.next() => control.heed(signal),
-            Some(seen) = sights.recv() => control.see(seen),
+            Some(news) = seen.recv() => control.learn(news),
+            _ = moments.tick() => control.feel(),
             _ = broker.tick() => control.tick(),
             _ = editions.tick() => control.read_again(),
             _ = names.tick() => drop(tokio::task::spawn_local(Rc::clone(&control).look_up())),
@@ -210,9 +230,11 @@ impl Control {
         config: Arc<Config>,
         config_path: PathBuf,
         lanes: Lanes,
-        (end, seen): (UnboundedSender<i32>, UnboundedSender<Seen>),
+        (end, news): (UnboundedSender<i32>, UnboundedSender<News>),
+        dialer: Dialer,
     ) -> Self {
         let pace = watch::Sender::new(config.monitor.interval);
+        let senses = Senses::none(&config);
         let broker = Broker::new(Arc::clone(&config), lanes.count);
         let state = State {
             config,
@@ -226,7 +248,8 @@ impl Control {
             lines: BTreeMap::new(),
             topology: Topology::default(),
             tracks: BTreeMap::new(),
-            watch: Watch::default(),
+            senses,
+            events: Events::default(),
             hurry: None,
             catalogs: BTreeMap::new(),
             edition: 0,
@@ -240,7 +263,8 @@ impl Control {
             derivations: Semaphore::new(DERIVATIONS_MAX),
             readings: Semaphore::new(1),
             end,
-            seen,
+            dialer: Rc::new(dialer),
+            news,
             pace,
             sighted: Notify::new(),
         }
@@ -355,78 +379,6 @@ impl Control {
         });
     }
 
-    /// The first snapshot, and the word that all is well.
-    async fn begin(self: Rc<Self>) {
-        let turn = self.publishing.lock().await;
-        let config = Arc::clone(&self.state.borrow().config);
-        self.publish(prepare::prepare(Config::clone(&config), Some(&config)).await);
-        self.watch();
-        drop(turn);
-        notify(&[NotifyState::Ready]);
-    }
-
-    /// Looks up the nodes' names again.
-    async fn look_up(self: Rc<Self>) {
-        let _turn = self.publishing.lock().await;
-        let config = Arc::clone(&self.state.borrow().config);
-        self.publish(prepare::names(Config::clone(&config), Some(&config)).await);
-    }
-
-    /// Reads the config file again. A bad one changes nothing; the errors go to log and caller.
-    /// Else the warnings.
-    async fn reload(&self) -> Result<Vec<String>, Vec<String>> {
-        let _turn = self.publishing.lock().await;
-        if let Ok(state) = NotifyState::monotonic_usec_now() {
-            notify(&[NotifyState::Reloading, state]);
-        }
-        let path = self.config_path.clone();
-        let read = tokio::task::spawn_blocking(move || file::read(&path)).await;
-        let result = match read.unwrap_or_else(|error| Err(vec![error.to_string()])) {
-            Ok(new) => {
-                let old = Arc::clone(&self.state.borrow().config);
-                let (new, warnings) = file::merge(&old, new);
-                for warning in &warnings {
-                    tracing::warn!("{warning}");
-                }
-                self.publish(prepare::prepare(new, Some(&old)).await);
-                Ok(warnings)
-            }
-            Err(errors) => {
-                for error in &errors {
-                    tracing::error!("not reloaded: {error}");
-                }
-                Err(errors)
-            }
-        };
-        notify(&[NotifyState::Ready]);
-        result
-    }
-
-    /// Gives all lanes and the broker a new snapshot, if it is one.
-    fn publish(&self, config: Config) {
-        let mut state = self.state.borrow_mut();
-        if *state.config == config {
-            return;
-        }
-        let watched =
-            state.config.monitor != config.monitor || state.config.clusters != config.clusters;
-        state.config = Arc::new(config);
-        state.reread = true;
-        let config = Arc::clone(&state.config);
-        catalogs::forget_unrouted(&mut state.catalogs, &config);
-        let mut letters = Vec::new();
-        for core in self.cores() {
-            letters.push((core, Mail::Config(Arc::clone(&config))));
-        }
-        state.broker.configure(config, &mut letters);
-        drop(state);
-        self.post_all(letters);
-        if watched {
-            self.watch();
-        }
-        tracing::info!("a new config is in force");
-    }
-
     /// What all lanes look like; those that do not answer in time are missing.
     async fn ask(&self, question: fn(u64) -> Mail) -> Vec<Report> {
         let (number, reports) = self.question(question);
@@ -484,6 +436,7 @@ impl Control {
             reports,
             window: &state.window,
             topology: &state.topology,
+            events: &state.events,
             now: clock::now(),
             unix,
             version: VERSION,

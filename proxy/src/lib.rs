@@ -10,15 +10,19 @@ pub mod clock;
 pub mod probe;
 pub mod ring;
 
-// Floor 3. Between threads.
+// Floor 3. Between threads; between pgring and its nodes.
+pub mod dialer;
 pub mod mailbox;
 
 // Floor 4. Threads.
 pub mod control;
 pub mod worker;
 
+use crate::dialer::Dialer;
 use crate::mailbox::seats::Seats;
 use crate::mailbox::{Letter, Mailbox, MailboxSender};
+use crate::probe::Probe;
+use crate::probe::rights::give_up;
 use crate::ring::limits::raise_files;
 use crate::ring::listen::{Doors, UnixDoor};
 use crate::ring::support::RingError;
@@ -49,6 +53,7 @@ struct Workers {
     unix: Option<Arc<OwnedFd>>,
     readonly: usize,
     seats: Arc<Seats>,
+    dialer: Dialer,
 }
 
 /// Runs pgring until it is told to end; the exit code, or why it cannot start.
@@ -56,6 +61,9 @@ pub fn serve(mut config: Config, config_path: PathBuf) -> Result<i32, String> {
     if config.workers == 0 {
         config.workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     }
+    let probe = senses(&config);
+    let marker = probe.as_ref().map(|probe| probe.marker().again()).transpose()?;
+    let dialer = Dialer::new(config.monitor.rto_min, marker);
     let config = Arc::new(control::prepare(config));
     check_files(&config);
     let listen = [&config.listen[..], &config.listen_readonly];
@@ -72,6 +80,7 @@ pub fn serve(mut config: Config, config_path: PathBuf) -> Result<i32, String> {
         unix: unix.as_ref().map(|door| Arc::clone(&door.fd)),
         readonly,
         seats: Seats::new(config.workers),
+        dialer: dialer.again(),
     };
     let threads = workers.start(mailboxes, tcp)?;
     let any = addresses.len() - readonly;
@@ -79,7 +88,9 @@ pub fn serve(mut config: Config, config_path: PathBuf) -> Result<i32, String> {
         let whom = if index < any { "" } else { " for clients that only read" };
         tracing::info!("listening on {address}{whom}, {} workers", config.workers);
     }
-    let start = control::Start { config, config_path, lanes: lanes.clone(), falls, inbox };
+    let lanes_too = lanes.clone();
+    let start =
+        control::Start { config, config_path, lanes: lanes_too, falls, inbox, dialer, probe };
     let code = run_control(start);
     for lane in &lanes {
         lane.post(Letter::Stop);
@@ -96,6 +107,28 @@ pub fn serve(mut config: Config, config_path: PathBuf) -> Result<i32, String> {
 
 fn say(error: impl Display) -> String {
     error.to_string()
+}
+
+/// The programs that watch the connections to nodes; none where nobody asks for verdicts, or where
+/// they cannot be loaded. Nothing later needs the rights for that.
+fn senses(config: &Config) -> Option<Probe> {
+    let wanted = config.monitor.probe && config.monitor.user.is_some();
+    let probe = wanted.then(Probe::load).and_then(|loaded| match loaded {
+        Ok(probe) => {
+            for off in probe.off() {
+                tracing::warn!("{off}");
+            }
+            Some(probe)
+        }
+        Err(why) => {
+            tracing::warn!(
+                "connections to nodes are not watched in the kernel, only their figures are: {why}"
+            );
+            None
+        }
+    });
+    give_up();
+    probe
 }
 
 /// Raises the limit on open files, and warns if the configuration needs more than it allows.
@@ -133,6 +166,7 @@ impl Workers {
                 unix: self.unix.clone(),
                 readonly: self.readonly,
                 seats: Arc::clone(&self.seats),
+                dialer: self.dialer.again(),
             };
             let ready = ready.clone();
             let thread = Builder::new().name(format!("pgring-{index}")).stack_size(STACK_BYTES);

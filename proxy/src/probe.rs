@@ -11,15 +11,18 @@
 pub mod info;
 mod layout;
 pub mod look;
+pub mod mark;
+pub mod rights;
 
-use aya::maps::{MapData, RingBuf, SkStorage};
+use aya::maps::{Map, MapData, RingBuf};
 use aya::programs::BtfTracePoint;
 use aya::{Btf, Ebpf, EbpfLoader, Pod};
 use layout::{Layout, VMLINUX};
+use mark::Marker;
 use pgring_ebpf_common::{Event, Socket};
 use std::fmt::Display;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use tokio::io::unix::AsyncFd;
 
 /// The programs, built by `cargo xtask build-probe`.
@@ -55,7 +58,7 @@ unsafe impl Pod for Kept {}
 pub struct Probe {
     /// What is loaded, kept because it goes with it.
     _programs: Ebpf,
-    sockets: SkStorage<MapData, Kept>,
+    marker: Marker,
     events: RingBuf<MapData>,
     off: Vec<String>,
 }
@@ -91,7 +94,7 @@ impl Probe {
         let mut map = |name| programs.take_map(name).ok_or(format!("the object has no map {name}"));
         let (sockets, events) = (map("SOCKETS")?, map("EVENTS")?);
         Ok(Self {
-            sockets: SkStorage::try_from(sockets).map_err(say)?,
+            marker: Marker::new(data(sockets)?)?,
             events: RingBuf::try_from(events).map_err(say)?,
             _programs: programs,
             off,
@@ -110,15 +113,9 @@ impl Probe {
         &self.off
     }
 
-    /// Watches a TCP socket from now to its end; best before it connects.
-    pub fn watch(&mut self, socket: BorrowedFd<'_>, node: u32) -> Result<(), String> {
-        let facts = Kept(Socket { node, ..Socket::default() });
-        self.sockets.insert(&socket.as_raw_fd(), facts, 0).map_err(say)
-    }
-
-    /// What was seen of a socket so far; none if it is not watched.
-    pub fn facts(&self, socket: BorrowedFd<'_>) -> Option<Socket> {
-        self.sockets.get(&socket.as_raw_fd(), 0).ok().map(|kept| kept.0)
+    /// What puts sockets under watch, and tells what was seen of them.
+    pub fn marker(&self) -> &Marker {
+        &self.marker
     }
 
     /// The next thing that has happened, if there is one.
@@ -140,6 +137,10 @@ impl AsRawFd for Probe {
     fn as_raw_fd(&self) -> RawFd {
         self.events.as_raw_fd()
     }
+}
+
+fn data(map: Map) -> Result<MapData, String> {
+    if let Map::SkStorage(data) = map { Ok(data) } else { Err("SOCKETS is another map".to_owned()) }
 }
 
 fn attach(programs: &mut Ebpf, types: &Btf, name: &str, point: &str) -> Result<(), String> {

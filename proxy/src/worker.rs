@@ -25,6 +25,7 @@ mod tally;
 mod trial;
 
 use crate::clock;
+use crate::dialer::Dialer;
 use crate::mailbox::seats::Seats;
 use crate::mailbox::{Letter, Mailbox, MailboxSender};
 use crate::ring::chunk::Spare;
@@ -134,6 +135,8 @@ pub struct Base {
     pub unix: Option<Arc<OwnedFd>>,
     /// All clients.
     pub seats: Arc<Seats>,
+    /// How servers are connected to.
+    pub dialer: Dialer,
 }
 
 /// Runs the worker of one core on the calling thread until it is told to stop; or tells why it

@@ -10,7 +10,9 @@
 
 pub mod command;
 pub mod encode;
+pub mod events;
 pub mod health;
+mod nodes;
 pub mod route;
 pub mod settings;
 pub mod show;

@@ -429,6 +429,8 @@ pub fn changed_needs_restart(old: &Config, new: &Config) -> Vec<&'static str> {
         ("unix_socket_dir", old.unix_socket_dir != new.unix_socket_dir),
         ("http", old.http != new.http),
         ("limits.buffers", old.limits.buffers != new.limits.buffers),
+        ("monitor.probe", old.monitor.probe != new.monitor.probe),
+        ("monitor.rto_min", old.monitor.rto_min != new.monitor.rto_min),
     ]
     .into_iter()
     .filter_map(|(key, changed)| changed.then_some(key))

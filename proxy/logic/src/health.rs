@@ -21,6 +21,7 @@ use crate::config::Monitor;
 use crate::time::{Duration, Instant};
 use crate::topology::verdict::Health;
 use node::Node;
+use std::fmt;
 use std::sync::Arc;
 
 mod damp;
@@ -58,6 +59,16 @@ pub enum Failure {
         /// In its words.
         message: String,
     },
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused => f.write_str("connection refused"),
+            Self::Unreachable(reason) | Self::Closed(reason) => f.write_str(reason),
+            Self::Error { message, .. } => f.write_str(message),
+        }
+    }
 }
 
 /// What was seen of a node.
@@ -175,6 +186,7 @@ struct Limits {
     ping: Duration,
     login: Duration,
     blackout: Duration,
+    session: Duration,
 }
 
 /// All nodes, as they are seen from here.
@@ -195,8 +207,12 @@ pub struct Judge {
 impl Judge {
     /// Nothing has been seen yet of these.
     pub fn new(now: Instant, settings: &Monitor, nodes: Vec<Watched>) -> Self {
-        let limits =
-            Limits { ping: settings.ping, login: settings.login, blackout: settings.blackout };
+        let limits = Limits {
+            ping: settings.ping,
+            login: settings.login,
+            blackout: settings.blackout,
+            session: settings.timeout,
+        };
         let awake = Instant::START + Duration::from_secs(1);
         let nodes = nodes.into_iter().map(|it| Node::new(it, awake)).collect();
         Self { limits, nodes, logins: 0, seen: now, awake, mistrust: Instant::START, alone: false }

@@ -40,6 +40,7 @@ mod rerun;
 mod segment;
 mod server;
 mod settle;
+mod stands;
 mod startup;
 mod statement_mode;
 mod statements;

@@ -5,6 +5,7 @@
 //! that has replayed the place behind a commit shows that commit.
 
 use crate::time::{Duration, Instant};
+use crate::topology::verdict::Health;
 use core::fmt;
 use core::str::FromStr;
 use std::collections::{BTreeMap, VecDeque};
@@ -107,6 +108,38 @@ pub struct Standing {
     pub ahead: Option<Instant>,
     /// Why it does not answer, or is no standby of this primary, in words.
     pub error: Option<String>,
+    /// What is believed of it.
+    pub health: Health,
+    /// What the kernel knows of the connections to it.
+    pub sockets: Sockets,
+}
+
+/// Figures of the connections to a node: of the monitor's session, and counted over all that are
+/// watched.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Sockets {
+    /// How long the last login took to be connected.
+    pub connect: Duration,
+    /// The smoothed round trip, its variation, and the least of all.
+    pub round_trip: Duration,
+    /// See `round_trip`.
+    pub variation: Duration,
+    /// See `round_trip`.
+    pub round_trip_min: Duration,
+    /// Bytes sent and not acknowledged, or not sent yet.
+    pub unacknowledged: u32,
+    /// Segments sent again.
+    pub retransmits: u64,
+    /// Timeouts (RTO).
+    pub timeouts: u64,
+    /// Resets that came.
+    pub resets: u64,
+    /// Connections that its side has ended (FIN).
+    pub ends: u64,
+    /// Errors: refused, unreachable, timed out.
+    pub errors: u64,
+    /// How often its window was found shut.
+    pub zero_windows: u64,
 }
 
 /// The nodes of one cluster, by name.

@@ -3,7 +3,7 @@
 
 use crate::control::Control;
 use crate::control::catalog::load;
-use crate::control::monitor::{open, told};
+use crate::control::checks::{open, told};
 use pgring_logic::action::Address;
 use pgring_logic::admin::encode::Failure;
 use pgring_logic::admin::route;
@@ -208,7 +208,7 @@ impl Control {
         let _turn = self.readings.acquire().await;
         let read = async {
             let client = open(&address, &config.monitor, dbname).await?;
-            load(&client).await.map_err(told)
+            load(&client).await.map_err(|why| told(&why))
         };
         let late = |_| format!("not read within {LIMIT:?}");
         let rows = timeout(LIMIT, read).await.map_err(late)??;

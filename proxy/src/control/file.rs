@@ -35,6 +35,7 @@ pub(super) fn merge(old: &Config, mut new: Config) -> (Config, Vec<String>) {
     new.unix_socket_dir.clone_from(&old.unix_socket_dir);
     new.http.clone_from(&old.http);
     new.limits.buffers = old.limits.buffers;
+    (new.monitor.probe, new.monitor.rto_min) = (old.monitor.probe, old.monitor.rto_min);
     assert!(changed_needs_restart(old, &new).is_empty(), "keys that need a restart are kept");
     let warning = |key| format!("{key} changes only with a restart; the old value stays");
     (new, keys.into_iter().map(warning).collect())

@@ -4,11 +4,13 @@
 //! protobuf only, so the text carries classic buckets at every doubling instead; both are cut from
 //! the same counts.
 
+mod nodes;
+
 use pgring_logic::admin::world::{World, merge_pools};
 use pgring_logic::id::PoolKey;
 use pgring_logic::mail::{PoolReport, Stats};
 use pgring_logic::metrics::{FIRST, Histogram, SCHEMA};
-use pgring_logic::topology::{Role, Standing, Topology};
+use pgring_logic::topology::Topology;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
     DescriptorEncoder, MetricEncoder, NativeHistogram, NativeHistogramBuckets, NoLabelSet,
@@ -155,32 +157,6 @@ impl Picture {
         out.counter("pgring_lane_falls", help, &[(Vec::new(), self.falls)])?;
         let help = "Logins that failed";
         out.counter("pgring_login_failures", help, &[(Vec::new(), self.login_failures)])
-    }
-
-    /// What the monitor has seen; nothing without a monitor.
-    fn nodes(&self, out: &mut Out<'_>) -> Result<(), Error> {
-        let clusters = self.topology.clusters.iter();
-        let nodes: Vec<(Labels, &Standing)> = clusters
-            .flat_map(|(cluster, standings)| standings.iter().map(move |it| (cluster, it)))
-            .map(|(cluster, (node, standing))| {
-                (vec![("cluster", cluster.to_string()), ("node", node.to_string())], standing)
-            })
-            .collect();
-        let role = |(labels, standing): &(Labels, &Standing)| {
-            let mut labels = labels.clone();
-            labels.push(("role", standing.role.to_string()));
-            (labels, i64::from(standing.error.is_none()))
-        };
-        let up: Vec<_> = nodes.iter().map(role).collect();
-        out.gauge("pgring_node_up", "1 while the node answers the monitor", &up)?;
-        let known = || nodes.iter().filter(|(_, standing)| standing.role != Role::Unknown);
-        let help = "How far the node is behind its primary";
-        let bytes: Vec<_> =
-            known().map(|(labels, it)| (labels.clone(), signed(it.lag_bytes))).collect();
-        out.gauge("pgring_node_lag_bytes", help, &bytes)?;
-        let time: Vec<_> =
-            known().map(|(labels, it)| (labels.clone(), it.lag.as_secs_f64())).collect();
-        out.seconds("pgring_node_lag", help, &time)
     }
 
     fn gauges(&self, out: &mut Out<'_>) -> Result<(), Error> {
@@ -387,6 +363,7 @@ fn sparse(histogram: &Histogram) -> (Vec<(i32, u32)>, Vec<i64>) {
 #[cfg(test)]
 mod tests {
     use super::{Format, Histogram, Picture, classic, sparse};
+    use pgring_logic::admin::events::Events;
     use pgring_logic::admin::stats::Window;
     use pgring_logic::admin::world::{Phase, World};
     use pgring_logic::config::{Config, PoolMode};
@@ -423,6 +400,7 @@ mod tests {
             defaults: &config,
             reports: &reports,
             window: &window,
+            events: Events::NONE,
             topology: Topology::UNKNOWN,
             now: Instant::START,
             unix: Duration::ZERO,

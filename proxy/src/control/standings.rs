@@ -1,11 +1,11 @@
 //! Where the nodes stand, as the monitor has seen them.
 
 use crate::clock;
-use crate::control::monitor::{Answer, Seen, Watch};
+use crate::control::monitor::{Answer, Hears};
 use crate::control::{Control, State};
 use pgring_logic::config::Reads;
 use pgring_logic::mail::Mail;
-use pgring_logic::topology::{Lsn, Role, Standing, Topology};
+use pgring_logic::topology::{Lsn, Role, Standing};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,38 +13,22 @@ use std::time::Duration;
 const HURRY: Duration = Duration::from_secs(1);
 
 impl Control {
-    /// Watches the nodes of the config, and forgets those that are no longer in it.
-    pub(super) fn watch(&self) {
-        let mut state = self.state.borrow_mut();
-        let config = Arc::clone(&state.config);
-        state.topology = Topology::default();
-        state.tracks.clear();
-        self.pace.send_replace(config.monitor.interval);
-        let number = state.watch.number + 1;
-        state.watch = Watch::start(&config, number, &self.pace.subscribe(), &self.seen);
-    }
-
-    /// A node has answered, or has not.
-    pub(super) fn see(&self, seen: Seen) {
+    /// A node has told where it stands, or does not answer.
+    pub(super) fn see(&self, place: usize, answer: Result<Answer, String>) {
         let now = clock::now();
         let mut state = self.state.borrow_mut();
-        if seen.watch != state.watch.number {
-            // It was asked before a reload: perhaps at another place.
-            return;
-        }
+        let Some(target) = state.senses.target(place).cloned() else { return };
         let State { config, topology, tracks, .. } = &mut *state;
-        let cluster = config.clusters.iter().find(|cluster| *cluster.name == *seen.cluster);
+        let cluster = config.clusters.iter().find(|cluster| *cluster.name == *target.cluster);
         let nodes = cluster.map_or(&[][..], |cluster| &cluster.nodes);
-        let Some(node) = nodes.iter().find(|node| *node.name == *seen.node) else {
-            // It was asked before a reload that took it away.
-            return;
-        };
+        let Some(node) = nodes.iter().find(|node| *node.name == *target.node) else { return };
         let patience = 2 * config.monitor.interval;
-        let track = tracks.entry(Arc::clone(&seen.cluster)).or_default();
-        let standings = topology.clusters.entry(seen.cluster).or_default();
-        let standing = standings.entry(seen.node).or_default();
-        match seen.answer {
-            Ok(Answer { role, lsn, end, asked, lost }) => {
+        let track = tracks.entry(Arc::clone(&target.cluster)).or_default();
+        let standings = topology.clusters.entry(Arc::clone(&target.cluster)).or_default();
+        let standing = standings.entry(Arc::clone(&target.node)).or_default();
+        let role = answer.as_ref().ok().map(|answer| (answer.role, answer.hears));
+        match answer {
+            Ok(Answer { role, lsn, end, asked, lost, address, hears: _ }) => {
                 if role == Role::Primary {
                     track.mark(now, lsn);
                 }
@@ -57,8 +41,7 @@ impl Control {
                 let error = other.then(|| "it is ahead of the primary, and follows another".into());
                 let stood = standing.role == Role::Standby && standing.error.is_none();
                 let since = if stood { standing.since } else { now };
-                let (address, weight) = (seen.address, node.weight);
-                let zone = Arc::from(&*node.zone);
+                let (weight, zone) = (node.weight, Arc::from(&*node.zone));
                 *standing = Standing {
                     role,
                     lsn,
@@ -73,22 +56,41 @@ impl Control {
                     zone,
                     ahead,
                     error,
+                    health: standing.health,
+                    sockets: standing.sockets,
                 };
             }
             Err(error) => {
                 if standing.error.as_ref() != Some(&error) {
-                    tracing::warn!(error, "a node does not tell where it stands");
+                    tracing::warn!(node = node.name, error, "a node does not tell where it stands");
                 }
                 standing.role = Role::Unknown;
                 standing.error = Some(error);
             }
         }
+        let witnessed = standings.iter().find(|(_, it)| it.role == Role::Primary);
+        let witnessed = witnessed.map(|(name, _)| Arc::clone(name));
+        drop(state);
+        self.sighted.notify_waiters();
+        if let Some((role, hears)) = role {
+            self.set_primary(place, role == Role::Primary);
+            match (witnessed, hears) {
+                (None, _) | (_, Hears::Unknown) => {}
+                (Some(name), Hears::Nothing) => self.witness(place, &name, None),
+                (Some(name), Hears::Ago(time)) => self.witness(place, &name, Some(time)),
+            }
+        }
+        self.tell_routers();
+    }
+
+    /// Lanes that route hear where the nodes stand.
+    fn tell_routers(&self) {
+        let state = self.state.borrow();
         let mut routed = state.config.databases.iter();
         let routed = routed.any(|it| it.routing.reads == Reads::Replicas)
             || !state.config.listen_readonly.is_empty();
         let topology = routed.then(|| Arc::new(state.topology.clone()));
         drop(state);
-        self.sighted.notify_waiters();
         let Some(topology) = topology else { return };
         for core in self.cores() {
             self.post(core, Mail::Topology(Arc::clone(&topology)));

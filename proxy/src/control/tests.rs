@@ -3,6 +3,7 @@
 use crate::control::console::{self, Letter};
 use crate::control::file::tests::{Directory, text};
 use crate::control::{Control, Lanes, VERSION, file, http};
+use crate::dialer::Dialer;
 use pgring_logic::config::{Config, Password};
 use pgring_logic::id::{ConnId, Core, Side};
 use pgring_logic::mail::{AnswerShape, Mail, Order, Report};
@@ -30,8 +31,9 @@ impl Stage {
         let (end, ended) = unbounded_channel();
         let config =
             Config { admin_users: vec!["root".into()], stats_users: vec!["eve".into()], ..config };
-        let (seen, _) = unbounded_channel();
-        let control = Rc::new(Control::new(Arc::new(config), path, lanes, (end, seen)));
+        let (news, _) = unbounded_channel();
+        let control =
+            Rc::new(Control::new(Arc::new(config), path, lanes, (end, news), Dialer::default()));
         Self { control, letters, ended }
     }
 

@@ -32,6 +32,10 @@ pub struct TcpInfo {
     pub timeouts: u32,
     /// Bytes that wait to be sent.
     pub unsent_bytes: u32,
+    /// Bytes that were acknowledged; since Linux 4.2.
+    pub acknowledged_bytes: u64,
+    /// Bytes that have come; since Linux 4.2.
+    pub received_bytes: u64,
     /// What the other side has room for, in bytes; since Linux 5.4.
     pub window: u32,
     /// Since the last segment with data came, in milliseconds.
@@ -66,6 +70,11 @@ impl TcpInfo {
             number.copy_from_slice(&bytes[at..at + 4]);
             u32::from_ne_bytes(number)
         };
+        let wide = |at: usize| {
+            let mut number = [0; 8];
+            number.copy_from_slice(&bytes[at..at + 8]);
+            u64::from_ne_bytes(number)
+        };
         Self {
             state: bytes[0],
             timeouts_in_a_row: bytes[2],
@@ -75,6 +84,8 @@ impl TcpInfo {
             round_trip_us: word(68),
             variation_us: word(72),
             retransmits: word(100),
+            acknowledged_bytes: wide(120),
+            received_bytes: wide(128),
             unsent_bytes: word(144),
             round_trip_min_us: word(148),
             window: word(228),
@@ -104,6 +115,8 @@ mod tests {
         assert!(info.round_trip_us > 0 && info.round_trip_us < 1_000_000, "{info:?}");
         assert!(info.round_trip_min_us > 0 && info.round_trip_min_us <= info.round_trip_us * 8);
         assert!(info.window > 1_000, "{info:?}");
+        // The kernel counts the SYN as one.
+        assert_eq!((info.acknowledged_bytes, info.received_bytes), (6, 5), "{info:?}");
         assert!(TcpInfo::of(listener.as_fd()).is_ok_and(|info| info.state == 10), "it listens");
         let file = std::fs::File::open("/dev/null").unwrap();
         assert!(TcpInfo::of(file.as_fd()).is_err());

@@ -55,8 +55,8 @@ async fn watch(probe: Probe, wanted: &Wanted) -> Result<(), String> {
                 }
                 guard.clear_ready();
             }
-            _ = look.tick() => scan(ready.get_mut(), wanted, &mut known, false),
-            _ = show.tick() => scan(ready.get_mut(), wanted, &mut known, true),
+            _ = look.tick() => scan(ready.get_ref(), wanted, &mut known, false),
+            _ = show.tick() => scan(ready.get_ref(), wanted, &mut known, true),
             _ = tokio::signal::ctrl_c() => return Ok(()),
             () = sleep_until(end) => return Ok(()),
         }
@@ -71,7 +71,7 @@ async fn sleep_until(end: Option<tokio::time::Instant>) {
 }
 
 /// Watches what is new, and shows the figures of all if they are asked for.
-fn scan(probe: &mut Probe, wanted: &Wanted, known: &mut BTreeMap<u64, String>, show: bool) {
+fn scan(probe: &Probe, wanted: &Wanted, known: &mut BTreeMap<u64, String>, show: bool) {
     let own = std::process::id();
     for pid in wanted.pid.map_or_else(processes, |pid| vec![pid]) {
         if pid == own {
@@ -85,13 +85,13 @@ fn scan(probe: &mut Probe, wanted: &Wanted, known: &mut BTreeMap<u64, String>, s
                 let peer = at.peer_addr().ok().and_then(|address| address.as_socket());
                 let peer = peer.map_or_else(|| "?".to_owned(), |address| address.to_string());
                 let name = format!("#{number} pid {pid} to {peer}");
-                if let Err(why) = probe.watch(socket.as_fd(), number) {
+                if let Err(why) = probe.marker().watch(socket.as_fd(), number) {
                     say(&format!("{name}: cannot be watched: {why}"));
                 }
                 name
             });
             if show && let Ok(info) = TcpInfo::of(socket.as_fd()) {
-                let facts = probe.facts(socket.as_fd()).unwrap_or_default();
+                let facts = probe.marker().facts(socket.as_fd()).unwrap_or_default();
                 say(&format!("             {name}: {}", figures(&info, facts.resets)));
             }
         });

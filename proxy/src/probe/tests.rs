@@ -60,18 +60,18 @@ pub(super) fn listener() -> Socket {
 
 #[test]
 fn a_connection_that_opens_and_is_closed_by_the_other_side_is_seen() {
-    let Some(mut probe) = probe() else { return };
+    let Some(probe) = probe() else { return };
     let (listener, ours, other) = (listener(), socket(), socket());
-    probe.watch(ours.as_fd(), 7).unwrap();
+    probe.marker().watch(ours.as_fd(), 7).unwrap();
     let address = listener.local_addr().unwrap();
     other.connect(&address).unwrap();
     let theirs_of_other = listener.accept().unwrap().0;
     ours.connect(&address).unwrap();
     let theirs = listener.accept().unwrap().0;
-    let facts = probe.facts(ours.as_fd()).expect("it is watched");
+    let facts = probe.marker().facts(ours.as_fd()).expect("it is watched");
     assert_eq!((facts.node, facts.state), (7, state::ESTABLISHED));
     assert!(facts.asked_ns > 0 && facts.open_ns >= facts.asked_ns, "{facts:?}");
-    assert!(probe.facts(other.as_fd()).is_none(), "nobody watches that");
+    assert!(probe.marker().facts(other.as_fd()).is_none(), "nobody watches that");
     drop((theirs_of_other, theirs));
     let closed = |event: &Event| event.kind == kind::STATE && event.second == state::CLOSE_WAIT;
     let (_, events) = until(probe, closed);
@@ -83,29 +83,29 @@ fn a_connection_that_opens_and_is_closed_by_the_other_side_is_seen() {
 
 #[test]
 fn a_refusal_is_an_error_with_its_number() {
-    let Some(mut probe) = probe() else { return };
+    let Some(probe) = probe() else { return };
     let free = listener().local_addr().unwrap();
     let ours = socket();
-    probe.watch(ours.as_fd(), 3).unwrap();
+    probe.marker().watch(ours.as_fd(), 3).unwrap();
     ours.connect(&free).unwrap_err();
     let (probe, events) = until(probe, |event| event.kind == kind::ERROR);
     let refused = u32::try_from(libc::ECONNREFUSED).unwrap();
     assert!(events.iter().any(|event| event.kind == kind::ERROR && event.first == refused));
     // The kernel reports it where the reset comes, and where the connection is given up.
-    let errors = probe.facts(ours.as_fd()).map(|facts| facts.errors);
+    let errors = probe.marker().facts(ours.as_fd()).map(|facts| facts.errors);
     assert!(errors.is_some_and(|errors| (1..=2).contains(&errors)), "{errors:?}");
 }
 
 #[test]
 fn a_reset_is_seen_though_nobody_reads() {
-    let Some(mut probe) = probe() else { return };
+    let Some(probe) = probe() else { return };
     let (listener, ours) = (listener(), socket());
-    probe.watch(ours.as_fd(), 1).unwrap();
+    probe.marker().watch(ours.as_fd(), 1).unwrap();
     ours.connect(&listener.local_addr().unwrap()).unwrap();
     let theirs = listener.accept().unwrap().0;
     // Closed with this there is no FIN.
     theirs.set_linger(Some(Duration::ZERO)).unwrap();
     drop(theirs);
     let (probe, _) = until(probe, |event| event.kind == kind::RESET);
-    assert_eq!(probe.facts(ours.as_fd()).map(|facts| facts.resets), Some(1));
+    assert_eq!(probe.marker().facts(ours.as_fd()).map(|facts| facts.resets), Some(1));
 }

@@ -27,6 +27,9 @@ const USER_TIMEOUT: Duration = Duration::from_secs(10);
 /// seconds apart, and each twice as late as the one before.
 const PROBES_MAX: u8 = 6;
 
+/// An option of Linux 6.16 (`include/uapi/linux/tcp.h`), in microseconds.
+const TCP_RTO_MIN_US: libc::c_int = 45;
+
 /// How long the kernel waits for a peer that does not take what is sent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Patience {
@@ -115,6 +118,23 @@ pub fn set_low_water(fd: BorrowedFd<'_>, bytes: usize) -> bool {
         )
     };
     result == 0
+}
+
+/// Sets what the kernel waits at least before it sends again what was not acknowledged.
+pub fn set_rto_min(fd: BorrowedFd<'_>, time: Duration) -> io::Result<()> {
+    let micros = libc::c_int::try_from(time.as_micros()).unwrap_or(libc::c_int::MAX);
+    let length = libc::socklen_t::try_from(size_of_val(&micros)).unwrap_or(0);
+    // SAFETY: the kernel reads one integer from a local during the call.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            TCP_RTO_MIN_US,
+            (&raw const micros).cast(),
+            length,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// How far the peer has come.

@@ -2,7 +2,7 @@
 
 use crate::mailbox::Letter;
 use crate::ring::chunk::Chunk;
-use crate::ring::socket::{dial, words};
+use crate::ring::socket::words;
 use crate::ring::token::{Kind, Token};
 use crate::worker::conn::Phase;
 use crate::worker::{Worker, World};
@@ -97,7 +97,7 @@ impl<W: World> Worker<'_, W> {
 
     fn connect(&mut self, id: ConnId, address: &Address) {
         self.tally.opened();
-        match dial(address) {
+        match self.base.dialer.dial(address) {
             Ok((fd, to)) => {
                 self.ring.connect(fd.as_fd(), Token::of(Kind::Connect, id), to);
                 self.table.open(id, Some(fd), (Phase::Connecting, self.now)).ops += 1;

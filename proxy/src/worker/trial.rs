@@ -7,6 +7,7 @@ mod relay;
 mod steady;
 mod step;
 
+use crate::dialer::Dialer;
 use crate::mailbox::seats::Seats;
 use crate::mailbox::{Letter, Mailbox, MailboxSender};
 use crate::ring::listen::Doors;
@@ -51,8 +52,18 @@ impl Trial {
             let core = Core(core);
             threads.push(std::thread::spawn(move || {
                 let (doors, unix) = (own, None);
-                let base =
-                    Base { core, config, mailbox, lanes, control, doors, unix, readonly: 0, seats };
+                let base = Base {
+                    core,
+                    config,
+                    mailbox,
+                    lanes,
+                    control,
+                    doors,
+                    unix,
+                    readonly: 0,
+                    seats,
+                    dialer: Dialer::default(),
+                };
                 let make = |core, _, before| Relay::new((core, before), server, Arc::clone(&seen));
                 run(base, |ready| ready.unwrap(), make).unwrap();
             }));

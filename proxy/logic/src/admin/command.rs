@@ -1,5 +1,9 @@
 //! Reading a command, and who may give it.
 
+mod shows;
+
+pub use shows::Show;
+
 use crate::config::Config;
 use std::fmt;
 
@@ -46,52 +50,6 @@ pub enum Shutdown {
     /// When no server is busy.
     WaitForServers,
 }
-
-/// What SHOW can show.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[expect(missing_docs, reason = "each is the SHOW command of its name; HELP says what it shows")]
-pub enum Show {
-    Clients,
-    Config,
-    Databases,
-    Help,
-    Lists,
-    Mem,
-    Nodes,
-    Pins,
-    Pools,
-    Routes,
-    Servers,
-    State,
-    Stats,
-    StatsAverages,
-    StatsTotals,
-    Totals,
-    Users,
-    Version,
-}
-
-/// What one may see, by name, with a line of help.
-const SHOWS: [(&str, Show, &str); 18] = [
-    ("CLIENTS", Show::Clients, "clients, one row each"),
-    ("CONFIG", Show::Config, "settings and their defaults"),
-    ("DATABASES", Show::Databases, "databases and their limits"),
-    ("HELP", Show::Help, "this list"),
-    ("LISTS", Show::Lists, "how many there are of what"),
-    ("MEM", Show::Mem, "memory by purpose"),
-    ("NODES", Show::Nodes, "PostgreSQL nodes and their servers"),
-    ("PINS", Show::Pins, "clients that keep their server, and why"),
-    ("POOLS", Show::Pools, "pools: clients, servers, waiting"),
-    ("ROUTES", Show::Routes, "statements by how often they come, where they went, and why"),
-    ("SERVERS", Show::Servers, "server connections, one row each"),
-    ("STATE", Show::State, "active or paused"),
-    ("STATS", Show::Stats, "totals and averages by database"),
-    ("STATS_AVERAGES", Show::StatsAverages, "averages by database"),
-    ("STATS_TOTALS", Show::StatsTotals, "totals by database"),
-    ("TOTALS", Show::Totals, "totals and averages of all databases"),
-    ("USERS", Show::Users, "users and their limits"),
-    ("VERSION", Show::Version, "the version of pgring"),
-];
 
 /// The commands beside SHOW, with a line of help.
 pub const HELP: [(&str, &str); 10] = [
@@ -204,13 +162,6 @@ impl Command {
     }
 }
 
-impl Show {
-    /// All of them by name, with a line of help.
-    pub fn all() -> impl Iterator<Item = (&'static str, &'static str)> {
-        SHOWS.iter().map(|(name, _, help)| (*name, *help))
-    }
-}
-
 /// The words of one command, read from left to right.
 struct Words {
     tokens: Vec<Token>,
@@ -262,8 +213,7 @@ impl Words {
 
     fn show(&mut self) -> Result<Show, CommandError> {
         let Some(what) = self.word() else { return Ok(Show::Help) };
-        let found = SHOWS.iter().find(|(name, ..)| what.eq_ignore_ascii_case(name));
-        found.map(|(_, show, _)| *show).ok_or(CommandError::UnknownShow(what))
+        Show::named(&what).ok_or(CommandError::UnknownShow(what))
     }
 
     fn number(&mut self) -> Result<u64, CommandError> {

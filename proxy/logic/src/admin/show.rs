@@ -5,11 +5,10 @@ use crate::admin::route;
 use crate::admin::settings;
 use crate::admin::stats;
 use crate::admin::world::{Phase, World};
+use crate::admin::{events, nodes};
 use crate::config::PoolMode;
 use crate::id::Core;
 use crate::mail::{ClientReport, Peer, PoolReport, ServerReport};
-use crate::time::Duration;
-use crate::topology::Role;
 
 /// A value; `None` is NULL.
 pub type Cell = Option<String>;
@@ -127,21 +126,6 @@ const PINS: [Column; 7] = [
     text("application_name"),
 ];
 
-const NODES: [Column; 12] = [
-    text("cluster"),
-    text("node"),
-    text("address"),
-    text("resolved"),
-    int("servers"),
-    int("servers_active"),
-    int("servers_idle"),
-    text("role"),
-    text("lsn"),
-    long("lag_bytes"),
-    text("lag"),
-    text("error"),
-];
-
 const MEM: [Column; 5] = [text("name"), long("size"), long("used"), long("free"), long("memtotal")];
 const LISTS: [Column; 2] = [text("list"), int("items")];
 const STATE: [Column; 2] = [text("key"), text("value")];
@@ -164,7 +148,8 @@ pub fn columns(command: &Command) -> Vec<Column> {
         Show::Help => TOPICS.to_vec(),
         Show::Lists => LISTS.to_vec(),
         Show::Mem => MEM.to_vec(),
-        Show::Nodes => NODES.to_vec(),
+        Show::Events => events::EVENTS.to_vec(),
+        Show::Nodes => nodes::NODES.to_vec(),
         Show::Pins => PINS.to_vec(),
         Show::Pools => POOLS.to_vec(),
         Show::Routes => route::ROUTES.to_vec(),
@@ -190,7 +175,8 @@ pub fn rows(command: &Command, world: &World<'_>) -> Vec<Vec<Cell>> {
         Show::Help => topics(),
         Show::Lists => lists(world),
         Show::Mem => memory(world),
-        Show::Nodes => nodes(world),
+        Show::Events => events::rows(world.events),
+        Show::Nodes => nodes::rows(world),
         Show::Pins => pins(world),
         Show::Pools => world.pools().values().map(pool).collect(),
         // Whoever has catalogs says more.
@@ -335,46 +321,6 @@ fn pins(world: &World<'_>) -> Vec<Vec<Cell>> {
             ]
         })
         .collect()
-}
-
-fn nodes(world: &World<'_>) -> Vec<Vec<Cell>> {
-    let config = world.config;
-    let mut rows = Vec::new();
-    for cluster in &config.clusters {
-        let standings = world.topology.clusters.get(&*cluster.name);
-        for node in &cluster.nodes {
-            let standing = standings.and_then(|nodes| nodes.get(&*node.name));
-            let standing = standing.cloned().unwrap_or_default();
-            let seen = standing.role != Role::Unknown;
-            let lag = u64::try_from(standing.lag.as_millis()).unwrap_or(u64::MAX);
-            let lag = humantime::format_duration(Duration::from_millis(lag));
-            let here = |server: &&ServerReport| {
-                server.node == node.name
-                    && config
-                        .database(&server.pool.database)
-                        .is_some_and(|database| database.cluster.name == cluster.name)
-            };
-            let count = |state: Option<&str>| {
-                let servers = world.servers().filter(here);
-                number(servers.filter(|server| state.is_none_or(|it| it == server.state)).count())
-            };
-            rows.push(vec![
-                word(&*cluster.name),
-                word(&*node.name),
-                word(&*node.address),
-                word(settings::resolved(node)),
-                count(None),
-                count(Some("active")),
-                count(Some("idle")),
-                word(standing.role.to_string()),
-                seen.then(|| standing.lsn.to_string()),
-                seen.then(|| standing.lag_bytes.to_string()),
-                seen.then(|| lag.to_string()),
-                standing.error,
-            ]);
-        }
-    }
-    rows
 }
 
 fn memory(world: &World<'_>) -> Vec<Vec<Cell>> {

@@ -1,5 +1,6 @@
 //! What SHOW looks at: the reports of all lanes, merged by pool.
 
+use crate::admin::events::Events;
 use crate::admin::stats::Window;
 use crate::config::{Config, Node};
 use crate::id::PoolKey;
@@ -33,6 +34,8 @@ pub struct World<'a> {
     pub window: &'a Window,
     /// Where the nodes stand.
     pub topology: &'a Topology,
+    /// What has happened to them.
+    pub events: &'a Events,
     /// When the reports were asked for.
     pub now: Instant,
     /// `now` since 1970.
@@ -127,6 +130,7 @@ fn add_stats(sum: &mut Stats, lane: &Stats) {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::{Phase, Window, World, merge_pools};
+    use crate::admin::events::tests::ONE;
     use crate::classify::cache::Route;
     use crate::classify::classify;
     use crate::config::{
@@ -264,6 +268,7 @@ pub(crate) mod tests {
             reports,
             window,
             topology: Topology::UNKNOWN,
+            events: &ONE,
             now: Instant::from_nanos(10_000_000_000),
             unix: Duration::from_secs(1_800_000_010),
             version: "pgring 0.1.0",

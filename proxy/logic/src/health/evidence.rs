@@ -4,6 +4,9 @@ use crate::health::node::Node;
 use crate::time::{Duration, Instant};
 use std::fmt::Write as _;
 
+/// A wait that is worth a word.
+const WORTH: Duration = Duration::from_millis(100);
+
 impl Node {
     /// All that is known and out of the ordinary; else that it answers.
     pub(super) fn evidence(&self, now: Instant) -> String {
@@ -24,17 +27,17 @@ impl Node {
         if let Some((at, code, message)) = &self.past.said {
             facts.push(format!("a login was refused {} ago ({code}: {message})", ago(*at)));
         }
-        if let Some(silence) = self.silence(now) {
+        if let Some(silence) = self.silence(now).filter(|it| *it >= WORTH) {
             let unanswered = self.unanswered(now);
             facts.push(format!(
                 "nothing was acknowledged for {}, {unanswered} connections were not answered",
                 ms(silence)
             ));
         }
-        if let Some(waits) = self.ping_unanswered(now) {
+        if let Some(waits) = self.ping_unanswered(now).filter(|it| *it >= WORTH) {
             facts.push(format!("a ping has arrived and was not answered for {}", ms(waits)));
         }
-        if let Some(waits) = self.login_unanswered(now) {
+        if let Some(waits) = self.login_unanswered(now).filter(|it| *it >= WORTH) {
             facts.push(format!("a login has arrived and was not answered for {}", ms(waits)));
         }
         if self.figures.is_poor(now) {
@@ -48,7 +51,7 @@ impl Node {
             ));
         }
         let penalty = self.damping.penalty(now);
-        if penalty >= 1_000.0 {
+        if penalty >= 1_500.0 {
             facts.push(format!("it has gone often lately (penalty {penalty:.0})"));
         }
         if facts.is_empty() {

@@ -22,6 +22,8 @@ pub struct Link {
 const SLOW: Duration = Duration::from_millis(10);
 /// So many times the usual round trip make a link a slow one.
 const TIMES: u32 = 5;
+/// For how long they must be that long.
+const LASTING: Duration = Duration::from_secs(1);
 /// Segments sent again within [`RECENT`] that make it a bad one.
 const RETRANSMITS: u32 = 3;
 /// See [`RETRANSMITS`].
@@ -43,6 +45,8 @@ pub(super) struct Figures {
     epoch: Instant,
     /// When segments were sent again, and how many.
     again: VecDeque<(Instant, u32)>,
+    /// Since when its round trips have been long ones.
+    slow: Option<Instant>,
     /// When it was last seen to be bad.
     poor: Option<Instant>,
 }
@@ -66,6 +70,9 @@ impl Figures {
         }
         let usual = self.usual();
         let slow = usual > Duration::ZERO && self.round_trip > usual * TIMES + SLOW;
+        // One answer that was late, for whatever reason, is no slow link.
+        self.slow = slow.then(|| self.slow.unwrap_or(now));
+        let slow = self.slow.is_some_and(|since| now.since(since) >= LASTING);
         if slow || self.again.iter().map(|(_, count)| count).sum::<u32>() >= RETRANSMITS {
             self.poor = Some(now);
         }
@@ -123,9 +130,14 @@ mod tests {
         figures.note(at(0), &link(200), 0);
         figures.note(at(1_000), &link(10_900), 0);
         assert!(!figures.is_poor(at(1_000)), "a small one may grow much");
-        figures.note(at(2_000), &link(11_100), 0);
-        assert!(figures.is_poor(at(2_000)) && figures.is_poor(at(6_900)));
-        assert!(!figures.is_poor(at(7_100)));
+        figures.note(at(1_200), &link(11_100), 0);
+        figures.note(at(1_400), &link(9_000), 0);
+        for ms in [2_000, 2_500, 3_000] {
+            assert!(!figures.is_poor(at(ms)), "once is nothing: {figures:?}");
+            figures.note(at(ms), &link(11_100), 0);
+        }
+        assert!(figures.is_poor(at(3_000)) && figures.is_poor(at(7_900)));
+        assert!(!figures.is_poor(at(8_100)));
         assert_eq!(figures.usual(), Duration::from_micros(200));
     }
 

@@ -35,8 +35,6 @@ const HASTE: Duration = Duration::from_millis(250);
 /// Logins at once, and how long one may take.
 const LOGINS_MAX: usize = 8;
 const LOGIN_MAX: Duration = Duration::from_secs(5);
-/// A session that does not answer is given up after so long, beside what the way takes.
-const SESSION_MAX: Duration = Duration::from_secs(3);
 /// Answers in a row, and for how long, that bring a node back.
 const GOOD: u32 = 3;
 const GOOD_FOR: Duration = Duration::from_secs(1);
@@ -411,7 +409,7 @@ impl Node {
             self.next_login = self.next_login.min(now);
         }
         self.odd = odd;
-        self.give_up(now, index, way, out);
+        self.give_up(now, index, (way, limits.session), out);
         if let Some(session) = self.session.as_mut().filter(|it| it.ping.is_none())
             && now >= self.next_ping
         {
@@ -437,7 +435,13 @@ impl Node {
     }
 
     /// Forgets what has taken too long.
-    fn give_up(&mut self, now: Instant, index: usize, way: Duration, out: &mut Vec<Check>) {
+    fn give_up(
+        &mut self,
+        now: Instant,
+        index: usize,
+        (way, max): (Duration, Duration),
+        out: &mut Vec<Check>,
+    ) {
         let over = self.logins.len() >= LOGINS_MAX;
         let mut oldest = over;
         self.logins.retain(|it| {
@@ -447,12 +451,10 @@ impl Node {
             }
             !late
         });
-        let late =
-            |it: &mut Session| it.ping.is_some_and(|since| now.since(since) >= SESSION_MAX + way);
+        let late = |it: &mut Session| it.ping.is_some_and(|since| now.since(since) >= max + way);
         if let Some(session) = self.session.take_if(late) {
             out.push(Check::Leave { node: index, login: session.login });
-            let seconds = SESSION_MAX.as_secs();
-            self.past.ended.get_or_insert((now, format!("no answer within {seconds} s")));
+            self.past.ended.get_or_insert((now, format!("no answer within {max:?}")));
         }
     }
 }

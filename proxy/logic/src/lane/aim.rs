@@ -18,7 +18,6 @@ use crate::lane::client::Failing;
 use crate::lane::{Lane, Out};
 use crate::mail::Mail;
 use crate::time::Instant;
-use crate::topology::{Role, Topology};
 use pgring_wire::client::{Parse, Target, bind_names, query};
 use pgring_wire::frame::{Header, LENGTH_MAX, header};
 use std::sync::Arc;
@@ -422,33 +421,6 @@ impl Lane {
         {
             client.pool = client.home;
             self.nothing_sent(id);
-        }
-    }
-
-    /// Clients wait for replicas that no longer stand where a read may go: they go to the primary.
-    pub(super) fn hear_topology(
-        &mut self,
-        now: Instant,
-        topology: Arc<Topology>,
-        actions: &mut Out,
-    ) {
-        self.topology = topology;
-        self.look_for_replicas(now, actions);
-        for pool in 0..self.pools.len() {
-            let rank = &self.pools[pool];
-            let Some(node) = &rank.key.node else { continue };
-            let standings = self.topology.clusters.get(&*rank.database.cluster.name);
-            let standing = standings.and_then(|nodes| nodes.get(node));
-            let role = standing.filter(|it| it.error.is_none()).map(|it| it.role);
-            let promoted = role == Some(Role::Primary);
-            // A login, or a server of another lane, may still have come behind the first time.
-            let before = core::mem::replace(&mut self.pools[pool].promoted, promoted);
-            if promoted && (!before || self.pools[pool].held > 0) {
-                self.leave_promoted(now, pool, actions);
-            }
-            if role != Some(Role::Standby) && self.pools[pool].waiting_count > 0 {
-                self.fall_back(now, pool, actions);
-            }
         }
     }
 

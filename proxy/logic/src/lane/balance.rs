@@ -100,6 +100,7 @@ impl Lane {
         let mut loads = [Load::default(); REPLICAS_MAX];
         let mut pools = [home; REPLICAS_MAX];
         let mut near = [false; REPLICAS_MAX];
+        let mut damped = [false; REPLICAS_MAX];
         let mut count = 0;
         let (mut behind, mut paused) = (false, false);
         for (node, standing) in standings {
@@ -120,6 +121,8 @@ impl Lane {
                 continue;
             }
             let weight = share(standing.weight, now.since(standing.since), routing.slow_start);
+            let weight = weight.div_ceil(standing.health.verdict.handicap());
+            damped[count] = standing.health.damped;
             (pools[count], loads[count]) = (pool, load(now, rank, weight));
             near[count] = !routing.zone.is_empty() && *standing.zone == *routing.zone;
             count += 1;
@@ -128,9 +131,13 @@ impl Lane {
             self.behind_told = now;
             actions.push(Action::Tell(Box::new(Mail::Behind)));
         }
-        if near[..count].contains(&true) {
-            let far = loads.iter_mut().zip(near).filter(|(_, near)| !near);
-            far.for_each(|(load, _)| load.weight = 0);
+        // Where none comes and goes, and none is near, all are as good.
+        let steady = damped.map(|damped| !damped);
+        for better in [steady, near] {
+            let some =
+                loads[..count].iter().zip(better).any(|(it, better)| better && it.weight > 0);
+            let others = loads.iter_mut().zip(better).filter(|(_, better)| some && !better);
+            others.for_each(|(load, _)| load.weight = 0);
         }
         match choose(&loads[..count], &mut self.chance) {
             Some(index) => Fit::Pool(pools[index]),

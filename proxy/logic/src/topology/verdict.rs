@@ -54,6 +54,11 @@ impl Verdict {
         }
     }
 
+    /// By how much its share of the reads is less.
+    pub const fn handicap(self) -> u32 {
+        if matches!(self, Self::Degraded) { 4 } else { 1 }
+    }
+
     /// Whether nothing that is said on an open connection will ever be answered.
     pub const fn is_dead(self) -> bool {
         matches!(self, Self::DeadProcess | Self::DeadPath)

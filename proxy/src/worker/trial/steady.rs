@@ -3,6 +3,7 @@
 //! A worker with a real lane lives twice, before a server that knows every answer; the second
 //! life has many more transactions. What it has allocated more is what they cost.
 
+use crate::dialer::Dialer;
 use crate::mailbox::seats::Seats;
 use crate::mailbox::{Letter, Mailbox, MailboxSender};
 use crate::ring::listen::Doors;
@@ -130,6 +131,7 @@ impl Life {
                 unix,
                 readonly: 0,
                 seats,
+                dialer: Dialer::default(),
             };
             let make = |core, config, before| Lane::new(core, config, [7; 32], before);
             let life = || run(base, |ready| ready.unwrap(), make).unwrap();

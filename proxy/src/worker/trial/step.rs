@@ -1,6 +1,7 @@
 //! A worker on the thread of the test, which says when it takes its next turn.
 
 use crate::clock;
+use crate::dialer::Dialer;
 use crate::mailbox::Mailbox;
 use crate::mailbox::seats::Seats;
 use crate::ring::Ring;
@@ -79,7 +80,18 @@ pub(super) fn with_worker(look: impl FnOnce(&mut Worker<'_, Record>, (Socket, So
     let (control, _heard) = unbounded_channel();
     let config = Arc::new(Config::default());
     let (lanes, doors, unix, seats) = (Vec::new(), Vec::new(), None, Seats::new(1));
-    let mut base = Base { core, config, mailbox, lanes, control, doors, unix, readonly: 0, seats };
+    let mut base = Base {
+        core,
+        config,
+        mailbox,
+        lanes,
+        control,
+        doors,
+        unix,
+        readonly: 0,
+        seats,
+        dialer: Dialer::default(),
+    };
     let (ring, mut tally) = (Ring::new(64).unwrap(), Tally::new(core));
     let mut worker = Worker::new(ring, Record::default(), &mut base, &mut tally);
     let [client, server] = [CLIENT, SERVER].map(|id| {
