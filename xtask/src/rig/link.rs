@@ -178,3 +178,140 @@ impl Carrier {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Link, Weather};
+    use crate::rig;
+    use crate::rig::net::Namespace;
+    use std::io::{ErrorKind, Read};
+    use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    const NEAR: Ipv4Addr = Ipv4Addr::new(10, 77, 9, 1);
+    const FAR: Ipv4Addr = Ipv4Addr::new(10, 77, 9, 2);
+    const PORT: u16 = 7;
+    const CALLS: u16 = 300;
+    /// Longer than any packet is under way here.
+    const SILENCE: Duration = Duration::from_millis(700);
+
+    /// Calls over a link: how many were heard, and how long each answer took.
+    #[derive(Debug)]
+    struct Heard {
+        calls: usize,
+        answers: Vec<Duration>,
+    }
+
+    impl Heard {
+        fn median_ms(&mut self) -> u128 {
+            self.answers.sort();
+            self.answers[self.answers.len() / 2].as_millis()
+        }
+    }
+
+    /// A link between two namespaces, if this machine lets us have any.
+    fn link(test: &str) -> Option<(Link, Namespace, Namespace)> {
+        if !rig::allowed() {
+            eprintln!("skipped: network namespaces take root");
+            return None;
+        }
+        let space = |side| Namespace::new(&format!("{test}-{side}")).expect("a namespace");
+        let (near, far) = (space("near"), space("far"));
+        let link = Link::new("test", (&near, NEAR), (&far, FAR)).expect("a link");
+        Some((link, near, far))
+    }
+
+    fn bind(space: &Namespace, address: Ipv4Addr) -> UdpSocket {
+        let socket = space
+            .within(|| UdpSocket::bind((address, PORT)).map_err(|error| error.to_string()))
+            .expect("a socket");
+        socket.set_read_timeout(Some(SILENCE)).expect("a limit");
+        socket
+    }
+
+    /// Sends numbered packets across, which are sent back.
+    fn call(near: &UdpSocket, far: &UdpSocket) -> Heard {
+        let heard = AtomicUsize::new(0);
+        let mut answers = Vec::new();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut packet = [0; 2];
+                while let Ok((length, from)) = far.recv_from(&mut packet) {
+                    heard.fetch_add(1, Ordering::SeqCst);
+                    far.send_to(&packet[..length], from).expect("sent");
+                }
+            });
+            let answered = scope.spawn(|| {
+                let (mut packet, mut times) = ([0; 2], Vec::new());
+                while near.recv(&mut packet).is_ok() {
+                    times.push((u16::from_be_bytes(packet), Instant::now()));
+                }
+                times
+            });
+            let mut sent = Vec::new();
+            for number in 0..CALLS {
+                sent.push(Instant::now());
+                near.send_to(&number.to_be_bytes(), (FAR, PORT)).expect("sent");
+                thread::sleep(Duration::from_millis(1));
+            }
+            let times = answered.join().expect("no panic");
+            answers =
+                times.into_iter().map(|(number, time)| time - sent[usize::from(number)]).collect();
+        });
+        Heard { calls: heard.load(Ordering::SeqCst), answers }
+    }
+
+    #[test]
+    fn a_link_carries_loses_and_delays_as_the_weather_has_it() {
+        let Some((link, near, far)) = link("weather") else { return };
+        let (near, far) = (bind(&near, NEAR), bind(&far, FAR));
+
+        let mut calm = call(&near, &far);
+        assert_eq!((calm.calls, calm.answers.len()), (300, 300));
+        assert!(calm.median_ms() < 20, "{} ms", calm.median_ms());
+
+        let time = Duration::from_millis(25);
+        link.set(Weather::Rough { lost: 200, least: time, most: time });
+        let mut rough = call(&near, &far);
+        assert!((210..270).contains(&rough.calls), "{} of 300 arrived", rough.calls);
+        assert!((160..230).contains(&rough.answers.len()), "{} returned", rough.answers.len());
+        assert!((50..120).contains(&rough.median_ms()), "{} ms", rough.median_ms());
+
+        let (least, most) = (Duration::from_millis(50), Duration::from_millis(250));
+        link.set(Weather::Rough { lost: 0, least, most });
+        let jitter = call(&near, &far);
+        assert!(jitter.answers.iter().all(|time| (100..1000).contains(&time.as_millis())));
+
+        link.set(Weather::Dark { to: false, from: true });
+        let deaf = call(&near, &far);
+        assert_eq!((deaf.calls, deaf.answers.len()), (300, 0));
+        link.set(Weather::Dark { to: true, from: false });
+        assert_eq!(call(&near, &far).calls, 0);
+    }
+
+    #[test]
+    fn a_link_refuses_and_resets_in_the_name_of_the_node() {
+        let Some((link, near, far)) = link("resets") else { return };
+        let listener = far.within(|| TcpListener::bind((FAR, PORT)).map_err(|e| e.to_string()));
+        let listener = listener.expect("a listener");
+        let connect = || {
+            let address = SocketAddr::from((FAR, PORT));
+            near.within(|| Ok(TcpStream::connect_timeout(&address, SILENCE))).expect("entered")
+        };
+        let mut open = connect().expect("fair weather");
+        let (mut accepted, _) = listener.accept().expect("a client");
+
+        link.set(Weather::Refuses);
+        assert_eq!(connect().expect_err("refused").kind(), ErrorKind::ConnectionRefused);
+
+        link.set(Weather::Resets);
+        std::io::Write::write_all(&mut open, b"query").expect("into the kernel");
+        for end in [&mut open, &mut accepted] {
+            end.set_read_timeout(Some(SILENCE)).expect("a limit");
+            let error = end.read(&mut [0; 8]).expect_err("reset");
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        }
+    }
+}
