@@ -43,7 +43,9 @@ impl<'scene> Injected<'scene> {
 
 impl Drop for Injected<'_> {
     fn drop(&mut self) {
-        if let Some(Err(error)) = self.undo.take().map(|undo| undo()) {
+        let undone = self.undo.take().map(|undo| undo());
+        // After an interrupt the whole scene goes, and nothing is asked or started again.
+        if let (Some(Err(error)), false) = (undone, process::interrupted()) {
             eprintln!("a fault was not undone: {error}");
         }
     }

@@ -4,18 +4,21 @@ use super::scene::{Scene, USER, client};
 use crate::postgres::{Login, Site};
 use crate::process::{self, Outcome};
 use nix::sys::signal::Signal;
-use std::fs;
-use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Reads of a second, of all clients together.
 const RATE: &str = "100";
-/// The nice value of a hog, for itself and for its session.
+/// The nice value of a hog.
 const NICE: &str = "-15";
+/// A busy loop. Where sessions share the processors (autogroup), it is theirs that counts; the
+/// kernel may have no such thing.
+const HOG: &str = "echo -15 > /proc/self/autogroup; while :; do :; done";
+/// How long a reader may take to end; one that waits for an answer ends with pgring.
+const READER_MAX: Duration = Duration::from_secs(3);
 
 /// pgbench in the namespace of the clients, its tables only read.
 pub(super) fn pgbench(site: &Site, login: &Login<'_>, seconds: u64) -> Command {
@@ -57,7 +60,7 @@ pub(super) struct Running {
     done: Arc<AtomicU64>,
     failed: Arc<AtomicU64>,
     ending: Arc<AtomicBool>,
-    reader: Option<JoinHandle<()>>,
+    reader: JoinHandle<()>,
 }
 
 impl Running {
@@ -84,7 +87,7 @@ impl Running {
                 }
             }))
         })?;
-        Ok(Self { done, failed, ending, reader: Some(reader) })
+        Ok(Self { done, failed, ending, reader })
     }
 
     /// All reads until now.
@@ -97,8 +100,9 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         self.ending.store(true, Ordering::SeqCst);
-        if let Some(reader) = self.reader.take() {
-            drop(reader.join());
+        let end = Instant::now() + READER_MAX;
+        while !self.reader.is_finished() && Instant::now() < end {
+            thread::sleep(Duration::from_millis(25));
         }
     }
 }
@@ -112,15 +116,14 @@ impl Hogs {
         let cores = thread::available_parallelism().map_or(2, std::num::NonZero::get);
         let mut hogs = Self(Vec::new());
         for _ in 0..2 * cores {
-            let mut hog = Command::new("setsid");
-            hog.args(["nice", "-n", NICE, "sh", "-c", "while :; do :; done"]);
-            hog.stdin(Stdio::null()).process_group(0);
-            let hog = hog.spawn().map_err(|error| format!("cannot run setsid: {error}"))?;
-            // Where sessions share the processors (autogroup), it is theirs that counts. The
-            // kernel may have no such thing.
-            let group = format!("/proc/{}/autogroup", hog.id());
+            // No process group of its own: setsid would then have to fork to get a session.
+            let hog = Command::new("setsid")
+                .args(["nice", "-n", NICE, "sh", "-c", HOG])
+                .stdin(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .map_err(|error| format!("cannot run setsid: {error}"))?;
             hogs.0.push(hog);
-            drop(fs::write(group, NICE));
         }
         Ok(hogs)
     }

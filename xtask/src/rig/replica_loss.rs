@@ -21,6 +21,8 @@ const LEAD: Duration = Duration::from_secs(1);
 const HELD_MAX: Duration = Duration::from_secs(1);
 /// How long they are looked for.
 const LOOKED_FOR: Duration = Duration::from_secs(4);
+/// When they should have ended, counted from there.
+const READS_MAX: Duration = Duration::from_secs(SECONDS + 4);
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(10);
 /// The number of the state ESTABLISHED in `/proc/net/tcp`.
@@ -33,6 +35,8 @@ pub(super) struct Loss {
     fault: String,
     done: u64,
     failed: u64,
+    /// Whether reads still waited for it in the end.
+    stuck: bool,
     /// Milliseconds until pgring had no connection to it any more; none if it kept one.
     released_ms: Option<u128>,
 }
@@ -41,14 +45,15 @@ impl Loss {
     /// Whether a client noticed, or was left behind.
     pub(super) fn failed(&self) -> bool {
         let held = self.released_ms.is_none_or(|ms| ms > HELD_MAX.as_millis());
-        self.failed > 0 || self.done == 0 || held
+        self.failed > 0 || self.done == 0 || self.stuck || held
     }
 
     fn line(&self) -> String {
-        let Self { fault, done, failed, released_ms } = self;
+        let Self { fault, done, failed, stuck, released_ms } = self;
+        let stuck = if *stuck { ", others stuck" } else { "" };
         let released = released_ms.map_or("never".to_owned(), |ms| format!("{ms} ms"));
         let word = if self.failed() { "  FAILED" } else { "" };
-        format!("{fault:<9} {done:>6} reads, {failed} failed, let go after {released}{word}")
+        format!("{fault:<9} {done:>6} reads, {failed} failed{stuck}, let go after {released}{word}")
     }
 }
 
@@ -106,10 +111,12 @@ fn one(scene: &Scene, fault: Fault, dice: &mut Dice) -> Outcome<Loss> {
             let passed = start.elapsed().as_millis();
             released_ms = (held(scene)? == 0).then_some(passed);
         }
-        let said = reader.join().unwrap_or_else(|_| Err("the reader panicked".to_owned()))?;
+        let ended = process::wait_until(READS_MAX, || Ok(reader.is_finished()))?;
+        // Only now: reads that wait for the lost standby would be answered otherwise.
         injected.undo()?;
+        let said = reader.join().unwrap_or_else(|_| Err("the reader panicked".to_owned()))?;
         let Reads { done, failed } = Reads::parse(&said);
-        Ok(Loss { fault: fault.name(), done, failed, released_ms })
+        Ok(Loss { fault: fault.name(), done, failed, stuck: !ended, released_ms })
     })
 }
 
@@ -154,10 +161,11 @@ mod tests {
     #[test]
     fn a_loss_fails_with_a_read_or_with_a_connection_that_is_kept() {
         let fault = "drop".to_owned();
-        let loss = Loss { fault, done: 9, failed: 0, released_ms: Some(400) };
+        let loss = Loss { fault, done: 9, failed: 0, stuck: false, released_ms: Some(400) };
         assert!(!loss.failed());
         assert!(Loss { failed: 1, ..loss.clone() }.failed());
         assert!(Loss { done: 0, ..loss.clone() }.failed());
+        assert!(Loss { stuck: true, ..loss.clone() }.failed());
         assert!(Loss { released_ms: None, ..loss.clone() }.failed());
         assert!(Loss { released_ms: Some(1001), ..loss }.failed());
     }

@@ -20,9 +20,9 @@ use crate::postgres::{Login, Node, Site};
 use crate::process::{self, Outcome};
 use nix::sys::signal::Signal;
 use std::cell::RefCell;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The user of clients, and the database.
 pub(super) const USER: &str = "rig";
@@ -38,6 +38,8 @@ const PORT: u16 = 6432;
 const NODES: u8 = 3;
 /// What pgring needs to load its probe.
 const CAPABILITIES: [&str; 3] = ["bpf", "perfmon", "net_admin"];
+/// Connects by which the length of a link is told.
+const CONNECTS: usize = 9;
 /// How long nodes may take until all are well again.
 const SETTLE_MAX: Duration = Duration::from_secs(90);
 /// How long the console may take to answer.
@@ -108,12 +110,12 @@ impl Scene {
         let (center, clients) = (Namespace::new("pgr")?, Namespace::new("cli")?);
         net::wire((&center, "cli", CLIENTS.0), (&clients, "pgr", CLIENTS.1))?;
         let mut spots = vec![spot(&site, &center, 1, None)?];
-        println!("started   n1, the primary");
+        println!("started   n1, the primary, {}", distance(&center, &spots[0])?);
         people(&site, &spots[0])?;
         for number in 2..=NODES {
             let standby = spot(&site, &center, number, Some(&spots[spots.len() - 1]))?;
+            println!("started   n{number}, a standby, {}", distance(&center, &standby)?);
             spots.insert(0, standby);
-            println!("started   n{number}, a standby");
         }
         let pooler = start_pgring(place, program, &center, &spots, probe)?;
         println!("started   pgring {}", if probe { "" } else { "without capabilities" });
@@ -183,6 +185,21 @@ fn spot(site: &Site, center: &Namespace, number: u8, primary: Option<&Spot>) -> 
         Some(primary) => Node::standby(&site, &name, &primary.node),
     })?;
     Ok(Spot { node, link, device, space, number })
+}
+
+/// How far away a node is: the middle one of some connects, each a round trip.
+fn distance(center: &Namespace, spot: &Spot) -> Outcome<String> {
+    let address = spot.node.address();
+    center.within(|| {
+        let mut times = Vec::new();
+        for _ in 0..CONNECTS {
+            let start = Instant::now();
+            drop(TcpStream::connect(&address).map_err(|error| format!("{address}: {error}"))?);
+            times.push(start.elapsed());
+        }
+        times.sort();
+        Ok(format!("{} us from pgring", times[times.len() / 2].as_micros()))
+    })
 }
 
 /// Makes users and tables.
