@@ -30,6 +30,7 @@ use fault::Fault;
 use scene::Scene;
 use score::{Run, Score};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 /// How long pgring may take to notice.
@@ -40,6 +41,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_millis(500);
 /// The most that a run waits before its fault, so that no timer of pgring is in step with it.
 const PHASE_MAX: Duration = Duration::from_secs(1);
+/// The longest sleep in which nobody is heard.
+const NAP: Duration = Duration::from_millis(25);
 /// Runs of each fault with `--quick`.
 const QUICK_RUNS: u32 = 3;
 
@@ -178,9 +181,17 @@ fn one(scene: &Scene, (fault, number): (Fault, u8), short: bool, dice: &mut Dice
     Ok(run)
 }
 
-/// Lets time pass.
+/// Lets exactly this time pass, unless somebody asks for the end.
 fn rest(time: Duration) -> Outcome<()> {
-    process::wait_until(time, || Ok(false)).map(|_| ())
+    let end = Instant::now() + time;
+    loop {
+        process::check_interrupt()?;
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        thread::sleep(left.min(NAP));
+    }
 }
 
 /// The table of all faults, the file, and the judgement.

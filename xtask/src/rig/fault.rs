@@ -46,14 +46,9 @@ pub(super) enum Fault {
     ReplicaLoss,
 }
 
-/// What is held of a node whose process is gone or that ended all sessions.
-const RESTARTING: [Verdict; 5] = [
-    Verdict::SuspectProcess,
-    Verdict::Degraded,
-    Verdict::Recovering,
-    Verdict::Refusing,
-    Verdict::Hung,
-];
+/// What may be held of a node that has ended all sessions and is about to start again.
+const RESTARTING: [Verdict; 4] =
+    [Verdict::SuspectProcess, Verdict::Degraded, Verdict::Recovering, Verdict::Refusing];
 
 impl Fault {
     /// Its name on the command line.

@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
@@ -215,20 +215,19 @@ fn log_in(address: &str) -> Outcome<Option<TcpStream>> {
     let body = b"\0\x03\0\0user\0postgres\0database\0postgres\0\0";
     let length = u32::try_from(body.len() + 4).unwrap_or_default().to_be_bytes();
     stream.write_all(&[length.as_slice(), body].concat()).map_err(failed)?;
-    let mut answer = [0; 1024];
-    let length = stream.read(&mut answer).map_err(failed)?;
     // AuthenticationOk may come before the refusal: a place is had with ReadyForQuery, which is
     // the last message, of six bytes.
-    let mut said = answer[..length].to_vec();
+    let (mut answer, mut said) = ([0; 1024], Vec::new());
     loop {
         if said.ends_with(b"Z\0\0\0\x05I") {
             return Ok(Some(stream));
         }
-        let length = stream.read(&mut answer).map_err(failed)?;
-        if length == 0 {
-            return Ok(None);
+        match stream.read(&mut answer) {
+            Ok(0) => return Ok(None),
+            Ok(length) => said.extend(&answer[..length]),
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(None),
+            Err(error) => return Err(failed(error)),
         }
-        said.extend(&answer[..length]);
     }
 }
 

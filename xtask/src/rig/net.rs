@@ -5,10 +5,32 @@
 
 use crate::process::{self, Outcome};
 use nix::sched::{CloneFlags, setns};
-use std::fs::File;
+use std::fs::{self, File};
 use std::net::Ipv4Addr;
+use std::path::Path;
 use std::process::Command;
 use std::thread;
+
+/// What every name of a namespace of ours begins with; the number of its process follows.
+const PREFIX: &str = "rig";
+
+/// Removes the namespaces of rigs that were killed before they could do it.
+pub(super) fn sweep() -> Outcome<()> {
+    for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if owner(&name).is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            ip(&["netns", "del", &name])?;
+        }
+    }
+    Ok(())
+}
+
+/// The number of the process that made the namespace of this name, if a rig did.
+fn owner(name: &str) -> Option<&str> {
+    let (number, _) = name.strip_prefix(PREFIX)?.split_once('-')?;
+    let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then_some(number)
+}
 
 /// A network namespace that goes with this value.
 #[derive(Debug)]
@@ -22,7 +44,7 @@ impl Namespace {
     /// so two rigs do not meet.
     pub(super) fn new(role: &str) -> Outcome<Self> {
         process::check_interrupt()?;
-        let name = format!("rig{}-{role}", std::process::id());
+        let name = format!("{PREFIX}{}-{role}", std::process::id());
         ip(&["netns", "add", &name])?;
         let made = Self { name };
         made.ip(&["link", "set", "lo", "up"])?;
@@ -80,4 +102,17 @@ pub(super) fn wire(
 fn ip(arguments: &[&str]) -> Outcome<()> {
     process::finish(Command::new("ip").args(arguments))
         .map_err(|error| format!("ip {}: {error}", arguments.join(" ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::owner;
+
+    #[test]
+    fn only_what_a_rig_has_made_is_swept_away() {
+        assert_eq!(owner("rig123-pgr"), Some("123"));
+        for name in ["rig-pgr", "rigging-1", "rig12x-pgr", "blue", "rig123"] {
+            assert_eq!(owner(name), None, "{name}");
+        }
+    }
 }

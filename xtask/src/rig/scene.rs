@@ -106,6 +106,7 @@ impl Scene {
         if !install::works("ip", &["-V"]) {
             install::packages(&["iproute2"])?;
         }
+        net::sweep()?;
         let site = Site::new(place)?;
         let (center, clients) = (Namespace::new("pgr")?, Namespace::new("cli")?);
         net::wire((&center, "cli", CLIENTS.0), (&clients, "pgr", CLIENTS.1))?;
