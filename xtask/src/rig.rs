@@ -8,6 +8,7 @@
 mod console;
 mod dice;
 mod event;
+mod family;
 mod fault;
 mod inject;
 mod link;

@@ -1,17 +1,14 @@
 //! How a fault is injected, and how it is undone.
 
+use super::family::{alive, children, send};
 use super::fault::Fault;
 use super::load;
 use super::scene::{MONITOR, Scene, Spot, link_ends};
 use super::weather::Weather;
 use crate::process::{self, Outcome};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use std::collections::BTreeSet;
-use std::fs;
+use nix::sys::signal::Signal;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -260,49 +257,4 @@ fn monitor_sessions(scene: &Scene, spot: &Spot) -> Outcome<Vec<i32>> {
 fn postmaster(spot: &Spot) -> Outcome<i32> {
     let name = &spot.node.name;
     spot.node.process().ok_or_else(|| format!("{name} has no postmaster.pid"))
-}
-
-fn send(pid: i32, signal: Signal) -> Outcome<()> {
-    kill(Pid::from_raw(pid), signal).map_err(|error| format!("{signal} to {pid}: {error}"))
-}
-
-/// Whether the process is there. A zombie is: `PostgreSQL` takes it for a running server.
-fn alive(pid: i32) -> bool {
-    Path::new("/proc").join(pid.to_string()).exists()
-}
-
-/// The processes whose parent this is.
-fn children(of: i32) -> Vec<i32> {
-    let numbers: BTreeSet<i32> = fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .collect();
-    let status = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    numbers.into_iter().filter(|pid| parent(&status(pid)) == Some(of)).collect()
-}
-
-/// The parent in a line of `/proc/PID/stat`, unless the process is a zombie. The name, in
-/// parentheses, may have blanks and parentheses in it.
-fn parent(status: &str) -> Option<i32> {
-    let (_, rest) = status.rsplit_once(')')?;
-    let mut fields = rest.split_whitespace();
-    if fields.next()? == "Z" {
-        return None;
-    }
-    fields.next()?.parse().ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::parent;
-
-    #[test]
-    fn the_parent_stands_behind_a_name_that_may_be_anything() {
-        assert_eq!(parent("12 (postgres) S 7 12 12 0"), Some(7));
-        assert_eq!(parent("12 (a) b (c) R 7 12"), Some(7));
-        assert_eq!(parent("12 (gone) Z 7 12"), None);
-        assert_eq!(parent(""), None);
-    }
 }

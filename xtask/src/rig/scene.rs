@@ -11,6 +11,7 @@
 //! and a standby over a wire of its own: a link that fails does not stop replication.
 
 use super::console::Console;
+use super::family;
 use super::link::Link;
 use super::net::{self, Namespace};
 use crate::install;
@@ -181,6 +182,7 @@ fn spot(site: &Site, center: &Namespace, number: u8, primary: Option<&Spot>) -> 
     }
     let site = site.with_host(home);
     let name = format!("n{number}");
+    family::wake(&site.directory.join(&name));
     let node = space.within(|| match primary {
         None => Node::primary(&site, &name, &settings(), HBA),
         Some(primary) => Node::standby(&site, &name, &primary.node),
