@@ -6,6 +6,8 @@ use std::time::Duration;
 /// What pgring holds of a node.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Verdict {
+    /// Nothing yet.
+    Unknown,
     /// All is well.
     Healthy,
     /// It answers, but worse than it did.
@@ -29,7 +31,8 @@ pub(super) enum Verdict {
 }
 
 /// The verdicts and how the console writes them.
-const VERDICTS: [(Verdict, &str); 10] = [
+const VERDICTS: [(Verdict, &str); 11] = [
+    (Verdict::Unknown, "unknown"),
     (Verdict::Healthy, "healthy"),
     (Verdict::Degraded, "degraded"),
     (Verdict::SuspectProcess, "suspect (process)"),
@@ -54,6 +57,11 @@ impl Verdict {
     /// Its name.
     pub(super) fn name(self) -> &'static str {
         VERDICTS.iter().find(|(verdict, _)| *verdict == self).map_or("?", |(_, name)| name)
+    }
+
+    /// Whether it says that something is wrong.
+    pub(super) fn is_unwell(self) -> bool {
+        self != Self::Healthy && self != Self::Unknown
     }
 
     /// Whether it says that the node is gone, on which somebody would act.

@@ -57,7 +57,7 @@ impl Fault {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
-    /// The verdicts that are right about the node. None: pgring need not notice.
+    /// The verdicts that are right about the node, if any is.
     pub(super) fn right(self) -> &'static [Verdict] {
         match self {
             Self::Kill | Self::StopImmediate | Self::Refused => &[Verdict::DeadProcess],
@@ -79,6 +79,11 @@ impl Fault {
             Self::Connections | Self::Password => &[Verdict::Refusing, Verdict::Degraded],
             Self::PgringStop | Self::Starve | Self::ReplicaLoss => &[],
         }
+    }
+
+    /// Whether it is well to notice nothing: no node is worse for it, or is well again at once.
+    pub(super) fn may_pass_unnoticed(self) -> bool {
+        self == Self::KillBackend || self.right().is_empty()
     }
 
     /// Whether the node lives and is reached often enough, so that "dead" is false.

@@ -46,9 +46,9 @@ impl Run {
         self.seen.push(Seen { ms, node, verdict, evidence, held });
     }
 
-    /// The first verdict about the node after the fault that is not "healthy".
+    /// The first verdict after the fault that something is wrong with the node.
     pub(super) fn first(&self) -> Option<&Seen> {
-        self.own().find(|seen| seen.held != Verdict::Healthy)
+        self.own().find(|seen| seen.held.is_unwell())
     }
 
     /// The first that is right.
@@ -58,7 +58,7 @@ impl Run {
 
     /// How often another node was held to be unwell.
     pub(super) fn others(&self) -> usize {
-        let other = |seen: &&Seen| seen.node != self.node && seen.held != Verdict::Healthy;
+        let other = |seen: &&Seen| seen.node != self.node && seen.held.is_unwell();
         self.seen.iter().filter(other).count()
     }
 
@@ -74,7 +74,7 @@ impl Run {
 
     /// Whether what had to be noticed was.
     pub(super) fn detected(&self) -> bool {
-        self.fault.right().is_empty() || self.right().is_some()
+        self.fault.may_pass_unnoticed() || self.right().is_some()
     }
 
     /// The run in a line.
