@@ -41,6 +41,24 @@ impl Account {
         command
     }
 
+    /// A program of this account that has these capabilities nevertheless.
+    pub(crate) fn command_with(
+        &self,
+        capabilities: &[&str],
+        program: &Path,
+        directory: &Path,
+    ) -> Command {
+        let Some((user, group)) = self.become_ids else { return self.command(program, directory) };
+        let raised: String = capabilities.iter().map(|name| format!(",+{name}")).collect();
+        let mut command = Command::new("setpriv");
+        command.current_dir(directory).env("HOME", directory).env("USER", &self.name);
+        command.args(["--clear-groups", &format!("--reuid={user}"), &format!("--regid={group}")]);
+        command.arg(format!("--inh-caps=-all{raised}"));
+        command.arg(format!("--ambient-caps=-all{raised}"));
+        command.arg("--").arg(program);
+        command
+    }
+
     /// Gives a file or directory to the account.
     pub(crate) fn own(&self, path: &Path) -> Outcome<()> {
         let Some((user, group)) = self.become_ids else { return Ok(()) };

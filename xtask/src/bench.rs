@@ -14,7 +14,7 @@ mod plot;
 mod record;
 mod scene;
 mod show;
-mod stats;
+pub(crate) mod stats;
 mod target;
 mod usage;
 mod verdict;

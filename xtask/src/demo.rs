@@ -106,7 +106,7 @@ impl Scene {
 
     /// The demo's user straight at the primary.
     fn direct(&self) -> Login<'static> {
-        Login { port: self.primary.port, user: USER, password: USER, database: USER }
+        Login { user: USER, password: USER, ..self.primary.login(USER) }
     }
 
     /// The demo's user through pgring.

@@ -1,5 +1,5 @@
-//! The tasks of the workspace: `cargo xtask test`, `tidy`, `demo`, `bench`, `regress`, `fuzz`
-//! and `build-probe`.
+//! The tasks of the workspace: `cargo xtask test`, `tidy`, `demo`, `bench`, `rig`, `regress`,
+//! `fuzz` and `build-probe`.
 //!
 //! A task needs nothing but cargo to start; what else it needs it installs first, or says which
 //! command would. Tasks see files and programs, no crate of ours.
@@ -15,6 +15,7 @@ mod postgres;
 mod probe;
 mod process;
 mod regress;
+mod rig;
 mod test;
 mod tidy;
 
@@ -43,6 +44,8 @@ enum Task {
     Demo(demo::Options),
     /// pgring beside a direct connection and its peers: speed, latency, CPU, memory
     Bench(bench::Options),
+    /// Faults injected into nodes and links, and how long pgring takes to notice
+    Rig(rig::Options),
     /// `PostgreSQL`'s own tests, direct and through pgring, compared
     Regress(regress::Options),
     /// Build the programs for the kernel, or prove that the committed ones are what they should be
@@ -63,6 +66,13 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::run(),
         Task::Demo(options) => demo::run(&options),
         Task::Bench(options) => bench::run(&options),
+        Task::Rig(_) if !rig::allowed() => {
+            eprintln!(
+                "the rig makes network namespaces, which takes root: sudo -E cargo xtask rig"
+            );
+            return ExitCode::from(2);
+        }
+        Task::Rig(options) => rig::run(&options),
         Task::Regress(options) => regress::run(&options),
         Task::BuildProbe(options) => probe::build(&options),
         Task::Probe { arguments } => probe::watch(&arguments),

@@ -4,6 +4,7 @@ use crate::account::Account;
 use crate::place::{self, Workplace};
 use crate::process::{self, Outcome};
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -40,13 +41,21 @@ pub(crate) struct Site {
     pub(crate) directory: PathBuf,
     /// Who runs them.
     pub(crate) account: Account,
+    /// The address under which a node made here is known.
+    pub(crate) host: Ipv4Addr,
 }
 
 impl Site {
     /// A site in this work place.
     pub(crate) fn new(place: &Workplace) -> Outcome<Self> {
         let bin = programs().ok_or("PostgreSQL is not installed (apt-get install postgresql)")?;
-        Ok(Self { bin, directory: place.path.clone(), account: place.account.clone() })
+        let (directory, account) = (place.path.clone(), place.account.clone());
+        Ok(Self { bin, directory, account, host: Ipv4Addr::LOCALHOST })
+    }
+
+    /// The same site for a node that is known under another address.
+    pub(crate) fn with_host(&self, host: Ipv4Addr) -> Self {
+        Self { host, ..self.clone() }
     }
 
     /// One of `PostgreSQL`'s programs, under the account of the site.
@@ -60,11 +69,11 @@ impl Site {
         command
     }
 
-    /// A client program (psql, pgbench) that speaks to this port as this user.
+    /// A client program (psql, pgbench) that speaks to this place as this user.
     pub(crate) fn client(&self, program: &str, login: &Login<'_>) -> Command {
         let mut command = self.command(program);
         command
-            .env("PGHOST", "127.0.0.1")
+            .env("PGHOST", login.host.to_string())
             .env("PGPORT", login.port.to_string())
             .env("PGUSER", login.user)
             .env("PGPASSWORD", login.password)
@@ -92,7 +101,9 @@ impl Site {
 /// With whom a client speaks, and as whom.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Login<'text> {
-    /// A port of the loopback interface.
+    /// The address, mostly of the loopback interface.
+    pub(crate) host: Ipv4Addr,
+    /// The port there.
     pub(crate) port: u16,
     /// The user.
     pub(crate) user: &'text str,
@@ -108,7 +119,7 @@ pub(crate) struct Node {
     site: Site,
     /// How the node is called in configuration and reports.
     pub(crate) name: String,
-    /// Its port on the loopback interface.
+    /// Its port.
     pub(crate) port: u16,
     /// Its data directory.
     pub(crate) data: PathBuf,
@@ -143,12 +154,19 @@ impl Node {
 
     /// The superuser at this node.
     pub(crate) fn login<'text>(&self, database: &'text str) -> Login<'text> {
-        Login { port: self.port, user: "postgres", password: "", database }
+        let (host, port) = (self.site.host, self.port);
+        Login { host, port, user: "postgres", password: "", database }
     }
 
-    /// `127.0.0.1:port`.
+    /// `127.0.0.1:port`, or what the site says in place of the loopback interface.
     pub(crate) fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("{}:{}", self.site.host, self.port)
+    }
+
+    /// The number of the postmaster's process, if there is a file that says so.
+    pub(crate) fn process(&self) -> Option<i32> {
+        let text = fs::read_to_string(self.data.join("postmaster.pid")).ok()?;
+        text.lines().next()?.trim().parse().ok()
     }
 
     fn at(site: &Site, name: &str) -> Outcome<Self> {
@@ -172,9 +190,11 @@ impl Node {
 
     /// Starts the node. An interrupt is heard only afterwards, so that there is always either
     /// nothing or something that can be stopped.
-    fn start(&self) -> Outcome<()> {
+    pub(crate) fn start(&self) -> Outcome<()> {
         let log = self.data.with_extension("log");
-        let options = format!("-p {} -c listen_addresses=127.0.0.1", self.port)
+        // Who asks for another address has a network to itself, and may come from any side of it.
+        let listen = if self.site.host.is_loopback() { "127.0.0.1" } else { "*" };
+        let options = format!("-p {} -c listen_addresses='{listen}'", self.port)
             + " -c unix_socket_directories=''";
         place::remove_file(&log)?;
         let mut start = self.site.command("pg_ctl");

@@ -188,7 +188,11 @@ fn feed(child: &mut Child, input: String) {
 }
 
 /// Sends the lines of one output; the channel closes when both outputs have ended.
-fn listen(pipe: impl Read + Send + 'static, is_error: bool, tell: mpsc::Sender<(bool, String)>) {
+pub(crate) fn listen(
+    pipe: impl Read + Send + 'static,
+    is_error: bool,
+    tell: mpsc::Sender<(bool, String)>,
+) {
     thread::spawn(move || {
         for line in BufReader::new(pipe).split(b'\n').map_while(Result::ok) {
             if tell.send((is_error, String::from_utf8_lossy(&line).into_owned())).is_err() {

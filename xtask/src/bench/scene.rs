@@ -6,6 +6,7 @@ use crate::pooler::{Launch, Pooler};
 use crate::postgres::{Login, Node, Site};
 use crate::process::{self, Outcome};
 use nix::sys::signal::Signal;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -118,7 +119,8 @@ impl Scene {
 /// Whose client a case has, at this port.
 pub(super) fn login(case: &Case, port: u16) -> Login<'static> {
     let user = if case.scram { SCRAM } else { TRUSTED };
-    Login { port, user, password: user, database: DATABASE }
+    let host = Ipv4Addr::LOCALHOST;
+    Login { host, port, user, password: user, database: DATABASE }
 }
 
 /// The core of the pooler in pinned cases.

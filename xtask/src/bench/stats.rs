@@ -1,12 +1,12 @@
 //! Figures out of figures: quantiles of latencies, medians of rounds, ratios within a round.
 
 /// The points of a latency curve, in thousandths of all transactions.
-pub(super) const QUANTILES: [usize; 12] =
+pub(crate) const QUANTILES: [usize; 12] =
     [10, 100, 250, 500, 750, 900, 950, 980, 990, 995, 998, 999];
 /// Where the median stands among [`QUANTILES`].
-pub(super) const P50: usize = 3;
+pub(crate) const P50: usize = 3;
 /// Where the 99th percentile stands among [`QUANTILES`].
-pub(super) const P99: usize = 8;
+pub(crate) const P99: usize = 8;
 
 /// A count as a number to divide by.
 #[expect(clippy::cast_precision_loss, reason = "counts of a bench stay far below 2^52")]
@@ -15,7 +15,7 @@ pub(super) fn number(count: u64) -> f64 {
 }
 
 /// The latency at each of [`QUANTILES`]: the smallest that this share of all does not exceed.
-pub(super) fn quantiles(mut latencies: Vec<u32>) -> Vec<f64> {
+pub(crate) fn quantiles(mut latencies: Vec<u32>) -> Vec<f64> {
     latencies.sort_unstable();
     let rank = |thousandths: usize| (latencies.len() * thousandths).div_ceil(1000).max(1);
     let at = |thousandths| latencies.get(rank(thousandths) - 1).copied().map(f64::from);
