@@ -245,6 +245,10 @@ impl Judge {
             it.see(now, node, sight, out);
         }
         self.settle(now, out);
+        // What it calls for is done at once.
+        if let Some(it) = self.nodes.get_mut(node) {
+            it.check(now, node, self.limits, &mut self.logins, out);
+        }
     }
 
     /// A moment has passed. To be called at least every twentieth of a second.
