@@ -15,6 +15,7 @@ mod link;
 mod load;
 mod net;
 mod packet;
+mod queue;
 mod replica_loss;
 mod scene;
 mod score;

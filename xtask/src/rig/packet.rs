@@ -13,6 +13,9 @@ const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 
+/// One direction of a connection: address and port of both ends.
+pub(super) type Flow = [([u8; 4], [u8; 2]); 2];
+
 /// A TCP segment as far as a reset needs to know it.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Segment {
@@ -45,6 +48,11 @@ impl Segment {
             flags: *tcp.get(13)?,
             length: u32::try_from(packet.len().checked_sub(payload)?).ok()?,
         })
+    }
+
+    /// To which direction of which connection it belongs.
+    pub(super) fn flow(&self) -> Flow {
+        [self.source, self.target]
     }
 
     /// Whether it opens a connection (SYN, or SYN and ACK).
@@ -110,7 +118,7 @@ fn checksum(bytes: &[u8]) -> u16 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::{ACK, IP_HEADER, RST, SYN, Segment, TCP, checksum};
 
     fn segment(flags: u8, payload: &[u8]) -> Vec<u8> {
@@ -118,6 +126,13 @@ mod tests {
         packet.extend([0x10, 0x00, 0x15, 0x38, 0, 0, 0, 100, 0, 0, 0, 200]);
         packet.extend([5 << 4, flags, 0, 9, 0, 0, 0, 0]);
         packet.extend(payload);
+        packet
+    }
+
+    /// A packet of a connection that comes from this port.
+    pub(in crate::rig) fn segment_of(port: u8, payload: &[u8]) -> Vec<u8> {
+        let mut packet = segment(ACK, payload);
+        packet[IP_HEADER + 1] = port;
         packet
     }
 

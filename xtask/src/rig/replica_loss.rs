@@ -7,6 +7,7 @@ use super::scene::{REPLICAS, Scene, USER, client, home};
 use super::{PHASE_MAX, inject, rest};
 use crate::process::{self, Outcome};
 use serde::Serialize;
+use std::collections::BTreeSet;
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -37,7 +38,7 @@ pub(super) struct Loss {
     failed: u64,
     /// Whether reads still waited for it in the end.
     stuck: bool,
-    /// Milliseconds until pgring had no connection to it any more; none if it kept one.
+    /// Milliseconds until no connection was open that reads had gone over; none if one stayed.
     released_ms: Option<u128>,
 }
 
@@ -102,13 +103,14 @@ fn one(scene: &Scene, fault: Fault, dice: &mut Dice) -> Outcome<Loss> {
         let reader = scope.spawn(|| clients.within(|| process::run(&mut pgbench, "", &mut |_| ())));
         rest(LEAD + dice.between(Duration::ZERO, PHASE_MAX))?;
         let number = busiest(scene)?;
+        let ports = ports(scene, number)?;
         let injected = inject::inject(fault, scene, number)?;
         let start = Instant::now();
         let mut released_ms = None;
         while released_ms.is_none() && start.elapsed() < LOOKED_FOR {
-            thread::sleep(LOOK);
+            rest(LOOK)?;
             let passed = start.elapsed().as_millis();
-            released_ms = (held(scene, number)? == 0).then_some(passed);
+            released_ms = (held(scene, number, &ports)? == 0).then_some(passed);
         }
         let ended = process::wait_until(READS_MAX, || Ok(reader.is_finished()))?;
         // Only now: reads that wait for the lost standby would be answered otherwise.
@@ -135,28 +137,34 @@ fn busiest(scene: &Scene) -> Outcome<u8> {
     most.map(|(_, number)| number).ok_or_else(|| "no read goes to a standby".to_owned())
 }
 
-/// Connections of pgring that are open to the standby.
-fn held(scene: &Scene, number: u8) -> Outcome<usize> {
+/// The ports of pgring's connections to the standby that reads go over. Those of its monitor are
+/// others: they may well wait there for the node to come back.
+fn ports(scene: &Scene, number: u8) -> Outcome<BTreeSet<u16>> {
+    let sql = format!("SELECT client_port FROM pg_stat_activity WHERE usename = '{USER}'");
+    let said = scene.spot(number)?.ask(&scene.site, &sql)?;
+    Ok(said.lines().filter_map(|line| line.parse().ok()).collect())
+}
+
+/// How many of them are still open.
+fn held(scene: &Scene, number: u8, ports: &BTreeSet<u16>) -> Outcome<usize> {
     let port = scene.spot(number)?.node.port;
     // The files of a process are those of its namespace.
     let path = format!("/proc/{}/net/tcp", scene.pgring());
     let table = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
     // The kernel prints the four bytes of an address as one number of the machine.
     let end = format!("{:08X}:{port:04X}", u32::from_ne_bytes(home(number).octets()));
-    Ok(established(&table, &end))
+    Ok(established(&table, &end).filter(|own| ports.contains(own)).count())
 }
 
-/// The lines of `/proc/net/tcp` with an open connection to this end.
-fn established(table: &str, end: &str) -> usize {
-    table
-        .lines()
-        .skip(1)
-        .filter(|line| {
-            let mut fields = line.split_whitespace().skip(2);
-            let to_it = fields.next().is_some_and(|remote| remote == end);
-            to_it && fields.next() == Some(ESTABLISHED)
-        })
-        .count()
+/// Of the lines of `/proc/net/tcp` with an open connection to this end, the port of the other.
+fn established<'table>(table: &'table str, end: &'table str) -> impl Iterator<Item = u16> {
+    table.lines().skip(1).filter_map(move |line| {
+        let mut fields = line.split_whitespace().skip(1);
+        let (local, remote, state) = (fields.next()?, fields.next()?, fields.next()?);
+        let (_, port) = local.split_once(':')?;
+        let port = u16::from_str_radix(port, 16).ok()?;
+        (remote == end && state == ESTABLISHED).then_some(port)
+    })
 }
 
 #[cfg(test)]
@@ -169,8 +177,9 @@ mod tests {
             0: 01024D0A:A2F4 02004D0A:1538 01 00000000:00000000\n\
             1: 01024D0A:1538 02004D0A:A2F4 01 00000000:00000000\n\
             2: 01024D0A:A2F6 02004D0A:1538 08 00000000:00000000\n";
-        assert_eq!(established(table, "02004D0A:1538"), 1);
-        assert_eq!(established("", "02004D0A:1538"), 0);
+        let ports = |table| established(table, "02004D0A:1538").collect::<Vec<_>>();
+        assert_eq!(ports(table), [0xa2f4]);
+        assert_eq!(ports(""), Vec::<u16>::new());
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub(super) enum Weather {
         /// From one to the next.
         period: Duration,
     },
-    /// Some are lost, the others arrive later, in order.
+    /// Some are lost, the others arrive later, those of a connection in order.
     Rough {
         /// How many of a thousand are lost, each way.
         lost: u64,
