@@ -24,6 +24,7 @@ pub struct Settings {
     users: String,
     databases: String,
     nodes: Vec<String>,
+    through: Vec<String>,
 }
 
 /// A running pgring; it ends when it is dropped, after it was asked whether all went well.
@@ -77,7 +78,8 @@ impl Settings {
         }
         let databases = String::from("[[databases]]\nname = \"*\"\ncluster = \"main\"\n");
         let nodes = vec![node.address().to_string()];
-        let new = Self { values: BTreeMap::new(), users, databases, nodes };
+        let (values, through) = (BTreeMap::new(), Vec::new());
+        let new = Self { values, users, databases, nodes, through };
         new.set("workers", 2)
             .set("admin_users", ["postgres"])
             .set("stats_users", ["stats"])
@@ -142,6 +144,13 @@ impl Settings {
         self
     }
 
+    /// Has it started by a program with arguments of its own.
+    #[must_use]
+    pub fn through(mut self, program: &[&str]) -> Self {
+        self.through = program.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
     /// Starts it.
     pub fn start(self) -> Pgring {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -154,7 +163,7 @@ impl Settings {
             .set("listen", [port.address().to_string().as_str()])
             .set("http", http.address().to_string().as_str());
         settings.write(&home);
-        let child = launch(&home);
+        let child = launch(&home, &settings.through);
         let mut pgring = Pgring { home, port, http, settings, child, ended: false };
         pgring.wait_until_ready();
         pgring
@@ -349,10 +358,18 @@ impl Pgring {
     }
 }
 
-fn launch(home: &Path) -> Child {
+fn launch(home: &Path, through: &[String]) -> Child {
     let log = OpenOptions::new().create(true).append(true).open(home.join("log")).expect("a log");
     let errors = log.try_clone().expect("a log");
-    let mut command = mortal(&binary(), "KILL");
+    let program = binary();
+    let mut command = match through {
+        [] => mortal(&program, "KILL"),
+        [first, more @ ..] => {
+            let mut command = mortal(Path::new(first), "KILL");
+            command.args(more).arg(&program);
+            command
+        }
+    };
     command.arg("--config").arg(home.join("pgring.toml"));
     command.stdin(Stdio::null()).stdout(log).stderr(errors);
     command.spawn().expect("to start pgring")

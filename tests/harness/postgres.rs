@@ -132,6 +132,27 @@ impl Postgres {
         assert!(wait(&mut self.child, LIMIT).is_some(), "PostgreSQL does not end");
     }
 
+    /// Ends its postmaster as `kill -9` does; what runs in a session runs on until it ends.
+    pub fn kill(&mut self) {
+        assert!(signal(self.child.id(), "KILL"), "PostgreSQL is gone");
+        assert!(wait(&mut self.child, LIMIT).is_some(), "PostgreSQL does not end");
+    }
+
+    /// Sends a signal to all of its processes.
+    pub fn signal_all(&self, name: &str) {
+        let parent = |process: &Path| {
+            let stat = fs::read_to_string(process.join("stat")).ok()?;
+            stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse::<u32>().ok()
+        };
+        let processes = fs::read_dir("/proc").expect("/proc").flatten().map(|entry| entry.path());
+        for process in processes.filter(|it| parent(it) == Some(self.child.id())) {
+            let pid = process.file_name().and_then(|name| name.to_str()?.parse().ok());
+            // One that has just ended needs no signal.
+            let _gone = pid.map(|pid| signal(pid, name));
+        }
+        assert!(signal(self.child.id(), name), "PostgreSQL is gone");
+    }
+
     /// Starts it again after [`Postgres::stop`].
     pub fn start_again(&mut self) {
         self.child = launch(&self.home, self.port.number);
@@ -317,7 +338,7 @@ pub fn as_account(program: &Path, signal: &str) -> Command {
 }
 
 /// The account for PostgreSQL if we are root: `postgres` if there is one, else `nobody`.
-fn account() -> Option<(u32, u32)> {
+pub fn account() -> Option<(u32, u32)> {
     if fs::metadata("/proc/self").expect("/proc").uid() != 0 {
         return None;
     }

@@ -8,6 +8,7 @@ use crate::dialer::Dialer;
 use crate::probe::Probe;
 use crate::probe::info::TcpInfo;
 use crate::probe::mark::number;
+use crate::ring::socket::shut_down;
 use pgring_ebpf_common::{Event, kind, state};
 use pgring_logic::admin::events::NodeEvent;
 use pgring_logic::config::Config;
@@ -15,6 +16,7 @@ use pgring_logic::health::{Change, Check, Judge, Link, Sight, Watched};
 use pgring_logic::mail::Mail;
 use pgring_logic::topology::{Sockets, Standing};
 use std::collections::BTreeMap;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -50,6 +52,10 @@ struct Login {
 impl Drop for Login {
     fn drop(&mut self) {
         self.task.abort();
+        if let Some(socket) = &self.socket {
+            // What it still has to say nobody waits for.
+            shut_down(socket.as_fd(), Shutdown::Both);
+        }
     }
 }
 

@@ -25,6 +25,7 @@ impl Control {
         let patience = 2 * config.monitor.interval;
         let track = tracks.entry(Arc::clone(&target.cluster)).or_default();
         let standings = topology.clusters.entry(Arc::clone(&target.cluster)).or_default();
+        let primary = standings.values().find(|it| it.role == Role::Primary).map(|it| it.asked);
         let standing = standings.entry(Arc::clone(&target.node)).or_default();
         let role = answer.as_ref().ok().map(|answer| (answer.role, answer.hears));
         match answer {
@@ -33,10 +34,12 @@ impl Control {
                     track.mark(now, lsn);
                 }
                 let (lag_bytes, lag) = track.lag(now, lsn);
-                // What is seen of the primary is a little old. What stays ahead of it has lines
-                // of a log that this primary does not have, and never will.
+                // What is seen of the primary is a little old, and older where it does not answer.
+                // What stays ahead of it has lines of a log that this primary does not have, and
+                // never will.
+                let fresh = primary.is_some_and(|asked| now.since(asked) < patience);
                 let leads = role == Role::Standby && lsn > track.last() && track.last() > Lsn(0);
-                let ahead = leads.then(|| standing.ahead.unwrap_or(now));
+                let ahead = (leads && fresh).then(|| standing.ahead.unwrap_or(now));
                 let other = ahead.is_some_and(|since| now.since(since) > patience);
                 let error = other.then(|| "it is ahead of the primary, and follows another".into());
                 let stood = standing.role == Role::Standby && standing.error.is_none();

@@ -32,6 +32,8 @@ const CONFIRM: Duration = Duration::from_millis(50);
 const JUST: Duration = Duration::from_secs(5);
 /// Between two logins while something is wrong.
 const HASTE: Duration = Duration::from_millis(250);
+/// cannot_connect_now: the server starts, stops, or recovers.
+const STARTS: &str = "57P03";
 /// Logins at once, and how long one may take.
 const LOGINS_MAX: usize = 8;
 const LOGIN_MAX: Duration = Duration::from_secs(5);
@@ -251,6 +253,10 @@ impl Node {
                 self.hear(now);
                 self.past.refused = None;
                 self.past.closed = None;
+                if code == STARTS {
+                    // It will do something else before long.
+                    self.next_login = self.next_login.min(now + HASTE / 4);
+                }
                 self.past.said = Some((now, code, message));
             }
         }
@@ -322,7 +328,7 @@ impl Node {
     /// What it says that there is no session; healthy: nothing yet.
     fn judge_absent(&self, now: Instant) -> Verdict {
         match &self.past {
-            Past { said: Some((_, code, _)), .. } if code == "57P03" => Verdict::Recovering,
+            Past { said: Some((_, code, _)), .. } if code == STARTS => Verdict::Recovering,
             Past { said: Some(_), .. } => Verdict::Refusing,
             Past { ended: None, closed: None, .. } => self.health.verdict,
             Past { ended, closed, .. } => {
