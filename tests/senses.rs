@@ -1,6 +1,6 @@
 //! What pgring knows of nodes that die, hang or come back, and what its clients notice of it.
 
-use pgring_tests::command::{at_most_minutes, until};
+use pgring_tests::command::{at_most_minutes, signal, until};
 use pgring_tests::console::http;
 use pgring_tests::message::{Message, query};
 use pgring_tests::pgring::{Pgring, Settings};
@@ -108,6 +108,8 @@ fn a_write_on_a_dead_primary_ends_as_one_that_nobody_knows_of() {
     let mut primary = Postgres::start();
     primary.psql("CREATE TABLE notes (id int)");
     primary.psql("GRANT ALL ON notes TO app");
+    // Nodes of tests keep what was flushed by a checkpoint, and no more.
+    primary.psql("CHECKPOINT");
     let pgring = Settings::new(&primary).set("monitor.user", "guest").start();
     becomes(&pgring, "pg1", "healthy");
     let (mut idle, mut writer) = (client_of(&pgring), client_of(&pgring));
@@ -131,7 +133,7 @@ fn a_write_on_a_dead_primary_ends_as_one_that_nobody_knows_of() {
     until("its last process to end", SOON, || {
         !fs::read_to_string(primary.home().join("data/postmaster.pid")).is_ok_and(|text| {
             let shared = text.lines().nth(6).and_then(|line| line.split_whitespace().last());
-            shared.is_some_and(|id| attached(id))
+            shared.is_some_and(attached)
         })
     });
     primary.start_again();
@@ -183,4 +185,31 @@ fn rights_are_given_up_and_can_be_missed() {
         primary.start_again();
         becomes(&pgring, "pg1", "healthy");
     }
+}
+
+/// A write that does not end is seen where pings are answered and logins succeed.
+#[test]
+fn a_primary_that_cannot_write_hangs() {
+    at_most_minutes(5);
+    let primary = Postgres::start();
+    let settings = Settings::new(&primary).set("monitor.user", "guest");
+    let pgring = settings.set("monitor.heartbeat", "100ms").start();
+    becomes(&pgring, "pg1", "healthy");
+    let end = || primary.psql("SELECT pg_current_wal_lsn()");
+    let before = end();
+    until("something to be written", SOON, || end() != before);
+    let mut writer = String::new();
+    until("a heartbeat to be seen", SOON, || {
+        let sql = "SELECT pid FROM pg_stat_activity WHERE query ~ 'emit_message' AND \
+                   pid <> pg_backend_pid()";
+        writer = primary.psql(sql).trim().to_owned();
+        !writer.is_empty()
+    });
+    let writer = writer.parse().expect("a pid");
+    assert!(signal(writer, "STOP"));
+    let evidence = becomes(&pgring, "pg1", "hung");
+    assert!(evidence.contains("a write has not ended"), "{evidence}");
+    assert_eq!(say(&mut client_of(&pgring), "SELECT 1"), "1 I");
+    assert!(signal(writer, "CONT"));
+    becomes(&pgring, "pg1", "healthy");
 }

@@ -14,6 +14,7 @@ mod checks;
 mod console;
 mod derive;
 pub mod file;
+mod heartbeat;
 mod http;
 mod metrics;
 mod monitor;

@@ -230,6 +230,8 @@ pub struct Monitor {
     pub ping: Duration,
     /// How often a new login is tried.
     pub login: Duration,
+    /// How often something is written on the primary; zero: never.
+    pub heartbeat: Duration,
     /// For how long a network may be dark without being dead.
     pub blackout: Duration,
     /// What the kernel waits at least before it sends a segment to a node again (`RTO_MIN`);

@@ -112,6 +112,10 @@ pub enum Sight {
         /// How it is.
         link: Link,
     },
+    /// A write has begun, which takes no other time than that of its disk.
+    Writes,
+    /// It has ended.
+    Written,
     /// Something has happened to other connections to it that is worth a look.
     Hint,
     /// A standby says when it last heard from this node, which it follows.

@@ -3,6 +3,7 @@
 
 use crate::clock;
 use crate::control::checks::{Lines, News, Target, Told};
+use crate::control::heartbeat;
 use crate::control::{Control, State};
 use crate::dialer::Dialer;
 use crate::probe::Probe;
@@ -38,6 +39,18 @@ pub(super) struct Senses {
     logins: BTreeMap<u64, Login>,
     /// Of each node, the login that is its session.
     sessions: Vec<Option<u64>>,
+    /// Who writes on primaries.
+    beats: BTreeMap<usize, Beat>,
+}
+
+/// A task that ends with this.
+#[derive(Debug)]
+struct Beat(JoinHandle<()>);
+
+impl Drop for Beat {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// A login, or the session that it became.
@@ -68,6 +81,7 @@ impl Senses {
             targets: Vec::new(),
             logins: BTreeMap::new(),
             sessions: Vec::new(),
+            beats: BTreeMap::new(),
         }
     }
 
@@ -103,6 +117,7 @@ impl Senses {
             sessions: vec![None; targets.len()],
             targets,
             logins: BTreeMap::new(),
+            beats: BTreeMap::new(),
         }
     }
 
@@ -375,9 +390,20 @@ impl Control {
         self.publish_verdicts(&changed);
     }
 
-    /// A node has said whether it writes.
+    /// A node has said whether it writes: if so it is written on, where the operator wants that.
     pub(super) fn set_primary(&self, place: usize, primary: bool) {
-        self.state.borrow_mut().senses.judge.set_primary(place, primary);
+        let mut state = self.state.borrow_mut();
+        let senses = &mut state.senses;
+        senses.judge.set_primary(place, primary);
+        let beats = senses.beats.get(&place).is_some_and(|beat| !beat.0.is_finished());
+        let Some(target) = senses.targets.get(place) else { return };
+        if !primary {
+            senses.beats.remove(&place);
+        } else if !beats && !target.settings.heartbeat.is_zero() {
+            let (target, out) = (Rc::clone(target), self.news.clone());
+            let task = async move { heartbeat::beat(&target, &out).await };
+            senses.beats.insert(place, Beat(tokio::task::spawn_local(task)));
+        }
     }
 }
 
@@ -400,6 +426,8 @@ fn trouble(senses: &Senses, place: usize, sight: &Sight) -> Option<String> {
         | Sight::LoggedIn { .. }
         | Sight::Answered { .. }
         | Sight::Link { .. }
+        | Sight::Writes
+        | Sight::Written
         | Sight::Hint
         | Sight::Witness { .. } => None,
     }

@@ -111,6 +111,8 @@ pub(super) enum Compared {
     Splitters,
     /// pgring that sends reads to standbys, to pgring that does not.
     Routing,
+    /// pgring that watches its nodes, to pgring that does not.
+    Senses,
 }
 
 impl Case {
@@ -141,6 +143,7 @@ impl Case {
                 vec![Subject::workers(own), Subject::workers(base)]
             }
             Compared::Routing => vec![Subject::routed(true), Subject::routed(false)],
+            Compared::Senses => vec![Subject::watching(true), Subject::watching(false)],
         }
     }
 
@@ -150,6 +153,7 @@ impl Case {
             Compared::Peers | Compared::Splitters => Subject::peer(Target::Pgring, 0),
             Compared::Workers(own, _) => Subject::workers(own),
             Compared::Routing => Subject::routed(true),
+            Compared::Senses => Subject::watching(true),
         }
     }
 
@@ -160,6 +164,7 @@ impl Case {
             Compared::Workers(_, base) => Subject::workers(base),
             Compared::Splitters => Subject::peer(Target::Pgpool, 1),
             Compared::Routing => Subject::routed(false),
+            Compared::Senses => Subject::watching(false),
         }
     }
 
@@ -270,6 +275,7 @@ fn cores() -> Vec<Case> {
     let load = Load::Pgbench(Protocol::Simple, Script::SelectOnly);
     let shared = "select-only, simple, 64 clients, a pool of 2 shared by 4 workers, beside 1";
     let two = "select-only, simple, 64 clients, 2 workers beside 1";
+    let senses = "select-only, simple, 256 clients, 200 servers: watched beside not watched";
     vec![
         Case {
             pool: 2,
@@ -278,6 +284,7 @@ fn cores() -> Vec<Case> {
             ..real("pool-2", shared, load, 64)
         },
         Case { compared: Compared::Workers(2, 1), ..real("workers-2", two, load, 64) },
+        Case { pool: 200, compared: Compared::Senses, ..real("senses-200", senses, load, 256) },
     ]
 }
 

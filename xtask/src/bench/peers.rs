@@ -117,6 +117,7 @@ fn values(
         // What routing costs is not to be mixed with what a second standby costs.
         ("weight", if case.compared == Compared::Routing { "0" } else { "1" }.to_owned()),
         ("reads", if subject.routed { "replicas" } else { "primary" }.to_owned()),
+        ("monitor", if subject.watching { "user = \"bench\"" } else { "" }.to_owned()),
         ("port", port.to_string()),
         ("spare_port", place::free_port()?.to_string()),
         ("server_port", scene.server_port(case)?.to_string()),

@@ -120,6 +120,8 @@ pub(super) struct Subject {
     pub(super) workers: u32,
     /// Whether it sends reads to standbys, where there are any.
     pub(super) routed: bool,
+    /// Whether it checks its nodes and watches the connections to them.
+    pub(super) watching: bool,
     /// How it is called in tables.
     pub(super) name: String,
 }
@@ -127,20 +129,26 @@ pub(super) struct Subject {
 impl Subject {
     /// A target among others.
     pub(super) fn peer(target: Target, workers: u32) -> Self {
-        Self { target, workers, routed: true, name: target.name().to_owned() }
+        Self { target, workers, routed: true, watching: false, name: target.name().to_owned() }
     }
 
     /// pgring with so many workers.
     pub(super) fn workers(workers: u32) -> Self {
         let plural = if workers == 1 { "" } else { "s" };
         let name = format!("pgring, {workers} worker{plural}");
-        Self { target: Target::Pgring, workers, routed: true, name }
+        Self { target: Target::Pgring, workers, routed: true, watching: false, name }
     }
 
     /// pgring with routing or without, and one worker.
     pub(super) fn routed(routed: bool) -> Self {
         let name = format!("pgring, routing {}", if routed { "on" } else { "off" });
-        Self { target: Target::Pgring, workers: 1, routed, name }
+        Self { target: Target::Pgring, workers: 1, routed, watching: false, name }
+    }
+
+    /// pgring with senses or without, and one worker.
+    pub(super) fn watching(watching: bool) -> Self {
+        let name = format!("pgring, senses {}", if watching { "on" } else { "off" });
+        Self { target: Target::Pgring, workers: 1, routed: true, watching, name }
     }
 }
 

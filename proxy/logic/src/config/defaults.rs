@@ -91,6 +91,7 @@ impl Default for Monitor {
             timeout: Duration::from_secs(3),
             ping: Duration::from_millis(250),
             login: Duration::from_secs(1),
+            heartbeat: Duration::ZERO,
             blackout: Duration::from_secs(2),
             rto_min: Duration::from_millis(60),
             probe: true,

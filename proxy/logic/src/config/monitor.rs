@@ -42,6 +42,7 @@ pub(super) fn lay_over(
     table.time("timeout", Duration::from_millis(10), &mut monitor.timeout, errors);
     table.time("ping", Duration::from_millis(20), &mut monitor.ping, errors);
     table.time("login", Duration::from_millis(100), &mut monitor.login, errors);
+    table.timeout("heartbeat", &mut monitor.heartbeat, errors);
     table.time("blackout", Duration::from_millis(100), &mut monitor.blackout, errors);
     let line = table.line;
     table.timeout("rto_min", &mut monitor.rto_min, errors);

@@ -7,6 +7,9 @@ use std::fmt::Write as _;
 /// A wait that is worth a word.
 const WORTH: Duration = Duration::from_millis(100);
 
+/// A write that is.
+const WRITE: Duration = Duration::from_secs(1);
+
 impl Node {
     /// All that is known and out of the ordinary; else that it answers.
     pub(super) fn evidence(&self, now: Instant) -> String {
@@ -39,6 +42,9 @@ impl Node {
         }
         if let Some(waits) = self.login_unanswered(now).filter(|it| *it >= WORTH) {
             facts.push(format!("a login has arrived and was not answered for {}", ms(waits)));
+        }
+        if let Some(waits) = self.write_unanswered(now).filter(|it| *it >= WRITE) {
+            facts.push(format!("a write has not ended for {}", ms(waits)));
         }
         if self.figures.is_poor(now) {
             let (is, usual) = (self.figures.round_trip(), self.figures.usual());

@@ -1,5 +1,6 @@
 //! Every class of fault in the model, at any moment.
 
+use crate::health::Sight;
 use crate::health::model::{Model, Path, Process};
 use crate::time::Duration;
 use crate::topology::verdict::{Cause, Verdict};
@@ -144,6 +145,19 @@ fn what_runs_is_given_up_sooner_on_a_standby() {
             (_, false) => assert!(after.is_some_and(|it| it < ms(1_000)), "{after:?}"),
         }
     }
+}
+
+/// A disk that hangs for as long as disks do at times is none that has died.
+#[test]
+fn a_write_that_does_not_end_is_a_node_that_hangs() {
+    let mut model = healthy(9);
+    model.tell(0, Sight::Writes);
+    model.run(ms(4_000));
+    assert_eq!(model.verdict(0), Verdict::Healthy);
+    model.until(0, Verdict::Hung, ms(2_500));
+    model.tell(0, Sight::Written);
+    model.until(0, Verdict::Healthy, BACK);
+    assert!(model.changes.iter().all(|it| !it.1.health.cut), "{:#?}", model.changes);
 }
 
 /// With all of them silent it is ourselves, for a while.

@@ -223,7 +223,7 @@ impl Model {
         self.carry_out();
     }
 
-    fn tell(&mut self, node: usize, sight: Sight) {
+    pub(super) fn tell(&mut self, node: usize, sight: Sight) {
         self.judge.see(self.now, node, sight, &mut self.checks);
         self.carry_out();
     }

@@ -26,13 +26,15 @@ const STUCK: Duration = Duration::from_millis(500);
 const HUNG: [Duration; 2] = [Duration::from_millis(1_500), Duration::from_millis(1_200)];
 /// So does a login alone.
 const HUNG_LOGIN: Duration = Duration::from_millis(1_500);
+/// And a write: disks take a breath of seconds now and then.
+const HUNG_WRITE: Duration = Duration::from_secs(5);
 /// How long the confirmation of an ended session may take before it is worth a word.
 const CONFIRM: Duration = Duration::from_millis(50);
 /// A session has ended just now.
 const JUST: Duration = Duration::from_secs(5);
 /// Between two logins while something is wrong.
 const HASTE: Duration = Duration::from_millis(250);
-/// cannot_connect_now: the server starts, stops, or recovers.
+/// `cannot_connect_now`: the server starts, stops, or recovers.
 const STARTS: &str = "57P03";
 /// Logins at once, and how long one may take.
 const LOGINS_MAX: usize = 8;
@@ -98,6 +100,8 @@ pub(super) struct Node {
     pub(super) past: Past,
     /// Anything was seen of it.
     known: bool,
+    /// Since when a write has not ended.
+    pub(super) write: Option<Instant>,
     next_ping: Instant,
     next_login: Instant,
     odd: bool,
@@ -121,6 +125,7 @@ impl Node {
             dark: None,
             past: Past::default(),
             known: false,
+            write: None,
             next_ping: now,
             next_login: now,
             odd: false,
@@ -172,6 +177,7 @@ impl Node {
                     return;
                 }
                 self.known = true;
+                self.write = None;
                 self.past.ended = Some((now, reason));
                 self.next_login = now;
                 if heard {
@@ -179,6 +185,8 @@ impl Node {
                 }
             }
             Sight::Link { login, link } => self.link(now, login, link),
+            Sight::Writes => self.write = Some(now),
+            Sight::Written => self.write = None,
             Sight::Hint => {
                 self.next_ping = now;
                 self.next_login = self.next_login.min(now + ODD);
@@ -304,7 +312,8 @@ impl Node {
         let ping = self.ping_unanswered(now).unwrap_or_default();
         let login = self.login_unanswered(now).unwrap_or_default();
         let both = ping >= HUNG[0] + way && login >= HUNG[1] + way;
-        if both || login >= HUNG_LOGIN + way {
+        let write = self.write_unanswered(now).unwrap_or_default();
+        if both || login >= HUNG_LOGIN + way || write >= HUNG_WRITE + way {
             return Verdict::Hung;
         }
         if silence >= SILENT + way && unanswered > 0 {

@@ -49,6 +49,11 @@ impl Node {
         self.logins.iter().filter(arrived).map(|it| now.since(it.spoken)).max()
     }
 
+    /// The same of a write.
+    pub(super) fn write_unanswered(&self, now: Instant) -> Option<Duration> {
+        self.write.map(|since| now.since(since))
+    }
+
     /// How many connections were asked for in vain.
     pub(super) fn unanswered(&self, now: Instant) -> usize {
         let late = |it: &&Attempt| it.connected.is_none() && now.since(it.begun) >= UNANSWERED;
