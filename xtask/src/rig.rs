@@ -100,6 +100,25 @@ pub(crate) fn allowed() -> bool {
     Account::find().is_ok_and(|account| account.is_other())
 }
 
+/// One fault of each kind, once: that it works, not how fast it is. Namespaces are root's, and TUN
+/// devices not everywhere: without, it says so.
+pub(crate) fn smoke() -> Outcome<()> {
+    if !allowed() || !Path::new("/dev/net/tun").exists() {
+        println!("left out: the rig takes root and TUN devices");
+        return Ok(());
+    }
+    run(&Options {
+        fault: vec![Fault::Kill, Fault::Sigstop, Fault::Drop, Fault::Connections],
+        runs: 1,
+        target: Target::Standby,
+        load: Load::None,
+        no_probe: false,
+        short: true,
+        quick: false,
+        json: None,
+    })
+}
+
 /// Runs the rig.
 pub(crate) fn run(options: &Options) -> Outcome<()> {
     process::catch_interrupts()?;

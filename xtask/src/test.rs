@@ -4,6 +4,7 @@ use crate::install;
 use crate::place;
 use crate::probe;
 use crate::process::{self, Outcome};
+use crate::rig;
 use crate::tidy;
 use std::path::PathBuf;
 use std::process::Command;
@@ -39,6 +40,9 @@ pub(crate) fn run(quick: bool) -> Outcome<()> {
     };
     let made = steps.take("build", || cargo(build, &[]));
     if made.is_ok() {
+        if !quick {
+            drop(steps.take("rig", rig::smoke));
+        }
         let mut environment = tools;
         environment.push(("PGRING_BIN", place::program(profile)));
         let mut nextest = vec!["nextest", "run", "--workspace", "--no-fail-fast"];
