@@ -415,3 +415,6 @@ impl Lane {
         statement.is_some_and(|known| only_ends(super::lending::text_of(self.texts.body(known))))
     }
 }
+
+#[cfg(test)]
+mod tests;

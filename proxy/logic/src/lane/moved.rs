@@ -422,3 +422,6 @@ impl Lane {
         true
     }
 }
+
+#[cfg(test)]
+mod tests;
