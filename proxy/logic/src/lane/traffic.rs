@@ -198,7 +198,8 @@ impl Lane {
         if message.head.tag != b'X' && self.waits_for_rerun(id) {
             return Step::Wait;
         }
-        if reads && message.head.tag != b'X' && (self.is_between(id) || self.is_beginning(id)) {
+        if reads && message.head.tag != b'X' && (self.is_between(id) || self.is_beginning(now, id))
+        {
             return Step::Wait;
         }
         if reads
@@ -350,15 +351,7 @@ impl Lane {
         actions: &mut Out,
     ) -> Option<Step> {
         if self.checkout(now, id, actions) {
-            if !self.is_beginning(id) {
-                return None;
-            }
-            // It is under way for its client, who does not know of the BEGIN.
-            if let Some(client) = self.clients.get_mut(id) {
-                client.query_since.get_or_insert(now);
-            }
-            self.watch_client(id);
-            return Some(Step::Wait);
+            return self.is_beginning(now, id).then_some(Step::Wait);
         }
         let Some(client) = self.clients.get(id).filter(|client| !client.is_gone()) else {
             return Some(Step::Over);

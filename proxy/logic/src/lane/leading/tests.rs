@@ -3,6 +3,7 @@
 use crate::lane::trial::standby::BEGUN;
 use crate::lane::trial::{ANSWERED, Trial, error, has_error, query};
 use crate::mail::{Entrance, Event};
+use crate::time::Duration;
 use crate::topology::Role;
 
 const READY: &[u8] = b"Z\0\0\0\x05I";
@@ -29,6 +30,18 @@ fn beginning(settings: &str, queues: bool) -> Trial {
         assert_eq!(trial.client_says(&write()), 0, "it would come to the server too early");
     }
     trial
+}
+
+#[test]
+fn a_statement_that_waits_for_its_begin_is_under_the_limit_of_queries() {
+    for queues in [false, true] {
+        let mut trial = beginning("pool.query_timeout = \"1s\"", queues);
+        trial.wait(Duration::from_millis(999));
+        assert!(!trial.closes(trial.client), "queues: {queues}");
+        trial.wait(Duration::from_millis(1));
+        assert!(trial.closes(trial.client), "queues: {queues}");
+        assert!(has_error(&trial.said_to(trial.client), "57014"), "queues: {queues}");
+    }
 }
 
 #[test]
