@@ -105,7 +105,11 @@ impl Lane {
             Phase::Startup => self.receive_startup(now, id, bytes, actions),
             Phase::Auth(_) => self.receive_auth(now, id, bytes, actions),
             Phase::Entering | Phase::Welcoming => later(0),
-            Phase::Ready => self.traffic(now, id, bytes, actions),
+            Phase::Ready => {
+                let progress = self.traffic(now, id, bytes, actions);
+                self.cancel_held(now, id, actions);
+                progress
+            }
             Phase::Console(_) => self.receive_console(now, id, bytes, actions),
             Phase::Raw => {
                 if let Some(server) = client.server {

@@ -44,6 +44,21 @@ fn a_statement_that_waits_for_its_begin_is_under_the_limit_of_queries() {
     }
 }
 
+/// Who cancels means the statement, of whose BEGIN nobody knows.
+#[test]
+fn a_cancel_request_waits_for_the_statement_behind_a_begin() {
+    for queues in [false, true] {
+        let mut trial = beginning("", queues);
+        assert!(!trial.send_cancel() && !trial.connects(), "the BEGIN is not meant");
+        trial.server_says(BEGUN);
+        assert!(!trial.is_cancel_answered() && !trial.connects(), "there is nothing to cancel yet");
+        assert!(trial.is_resumed());
+        assert_eq!(trial.client_says(&write()), write().len());
+        assert_eq!(trial.forwards_to(trial.server), write().len());
+        assert!(trial.connects(), "the statement is cancelled");
+    }
+}
+
 #[test]
 fn a_cancel_request_ends_with_the_client_whose_begin_fails() {
     let mut trial = beginning("", false);
