@@ -4,7 +4,15 @@ use crate::lane::trial::standby::BEGUN;
 use crate::lane::trial::{ANSWERED, Trial, error, has_error, query};
 use crate::mail::{Entrance, Event};
 use crate::state::Parameters;
+use pgring_wire::client::write;
 use std::sync::Arc;
+
+fn prepare() -> Vec<u8> {
+    let mut out = Vec::new();
+    write::parse(&mut out, b"s", b"SELECT 1\0\0\0").expect("it is short");
+    write::sync(&mut out);
+    out
+}
 
 /// The standby dies between the error and the end of it.
 fn dies_behind(mut trial: Trial, standby: crate::id::ConnId) {
@@ -31,6 +39,27 @@ fn an_error_that_was_heard_is_not_followed_by_a_second_answer() {
         assert_eq!(trial.forwards_to(trial.client), failed.len(), "it is the client's");
         dies_behind(trial, standby);
     }
+}
+
+/// One that is told in the client's own words is not forwarded as it came.
+#[test]
+fn an_error_that_was_heard_in_other_words_is_an_answer_too() {
+    let (mut trial, standby) = Trial::routed("");
+    assert!(trial.client_says(&prepare()) > 0);
+    trial.receives(standby, b"1\0\0\0\x04Z\0\0\0\x05I");
+    assert!(trial.client_says(&prepare()) > 0, "the name is in use");
+    let sent = trial.said_to(standby);
+    let at = sent.windows(7).position(|word| word == b"pgring_").expect("a name of our own");
+    let name: Vec<u8> = sent[at..].iter().copied().take_while(|byte| *byte != 0).collect();
+    let name = String::from_utf8(name).expect("it is ASCII");
+    let message = format!("prepared statement \"{name}\" already exists");
+    let mut failed = Vec::new();
+    let text = pgring_wire::backend::write::ErrorText::error("42P05", &message);
+    pgring_wire::backend::write::error(&mut failed, &text);
+    trial.receives(standby, &failed);
+    let said = trial.said_to(trial.client);
+    assert!(has_error(&said, "42P05") && said.windows(3).any(|word| word == b"\"s\""));
+    dies_behind(trial, standby);
 }
 
 /// A client moves while a cancel request waits for the end of pgring's own query in front of its
