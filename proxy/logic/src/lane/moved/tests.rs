@@ -1,9 +1,11 @@
 //! What a client of a standby hears, and who hears nothing of it.
 
+use crate::id::ConnId;
 use crate::lane::trial::standby::BEGUN;
 use crate::lane::trial::{ANSWERED, Trial, error, has_error, query};
 use crate::mail::{Entrance, Event};
 use crate::state::Parameters;
+use pgring_wire::backend::write::{self as say, ErrorText};
 use pgring_wire::client::write;
 use std::sync::Arc;
 
@@ -15,7 +17,7 @@ fn prepare() -> Vec<u8> {
 }
 
 /// The standby dies between the error and the end of it.
-fn dies_behind(mut trial: Trial, standby: crate::id::ConnId) {
+fn dies_behind(mut trial: Trial, standby: ConnId) {
     trial.happens(Event::Ended { conn: standby });
     assert_eq!(trial.said_to(trial.server), b"", "it would be answered a second time");
     let said = trial.said_to(trial.client);
@@ -54,8 +56,7 @@ fn an_error_that_was_heard_in_other_words_is_an_answer_too() {
     let name = String::from_utf8(name).expect("it is ASCII");
     let message = format!("prepared statement \"{name}\" already exists");
     let mut failed = Vec::new();
-    let text = pgring_wire::backend::write::ErrorText::error("42P05", &message);
-    pgring_wire::backend::write::error(&mut failed, &text);
+    say::error(&mut failed, &ErrorText::error("42P05", &message));
     trial.receives(standby, &failed);
     let said = trial.said_to(trial.client);
     assert!(has_error(&said, "42P05") && said.windows(3).any(|word| word == b"\"s\""));
@@ -83,4 +84,23 @@ fn a_cancel_request_of_a_client_that_has_moved_is_answered_and_hits_nobody() {
     assert!(trial.receives(next, &read) > 0, "the server is the next client's");
     trial.receives(standby, ANSWERED);
     assert!(!trial.connects(), "its query is not meant");
+}
+
+/// As PostgreSQL 15 does it where a second conflict with its replay comes before it has rolled back
+/// for the first one.
+#[test]
+fn a_standby_that_fails_and_then_ends_is_left_without_a_word() {
+    let (mut trial, standby) = Trial::routed("");
+    let read = query("SELECT 1");
+    assert_eq!(trial.client_says(&read), read.len());
+    let mut last = Vec::new();
+    let text = ErrorText::fatal("40001", "terminating connection due to conflict with recovery");
+    say::error(&mut last, &text);
+    for bytes in [error("40001"), last] {
+        trial.receives(standby, &bytes);
+        assert_eq!(trial.forwards_to(trial.client), 0);
+    }
+    trial.happens(Event::Ended { conn: standby });
+    assert!(!trial.closes(trial.client));
+    assert!(trial.said_to(trial.server).ends_with(&read));
 }
