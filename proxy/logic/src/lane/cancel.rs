@@ -70,11 +70,31 @@ impl Lane {
         if far.ledger.is_waiting() && !far.ledger.is_clients_turn() {
             return;
         }
+        let (waits, client) = (far.ledger.is_waiting(), far.client);
+        if !waits && client.is_some_and(|id| self.is_held(id)) {
+            return;
+        }
+        let Some(far) = self.server_mut(server) else { return };
         let Some(from) = far.cancel_later.take() else { return };
         if far.ledger.is_waiting() && far.client.is_some() {
             self.send_cancel(now, server, Some(from), actions);
         } else {
             self.cancel_answered(now, from, actions);
+        }
+    }
+
+    /// Whether a statement of a client is under way that its server has not been told: it had to
+    /// wait for a BEGIN, and is said when its client is looked at again.
+    fn is_held(&self, id: ConnId) -> bool {
+        self.clients.get(id).is_some_and(|client| client.stalled && client.query_since.is_some())
+    }
+
+    /// What a client has said has been looked at: if it had to wait before, a cancel request has
+    /// waited for it.
+    pub(super) fn cancel_held(&mut self, now: Instant, id: ConnId, actions: &mut Out) {
+        let client = self.clients.get(id).filter(|client| client.reading.is_some());
+        if let Some(server) = client.and_then(|client| client.server) {
+            self.cancel_now(now, server, actions);
         }
     }
 

@@ -344,6 +344,8 @@ impl Lane {
             }
         };
         let (node, pool) = (Arc::clone(&far.node), far.pool);
+        // It may have been promoted since it said what it is.
+        let recovery = recovery && !self.pools[pool].promoted;
         if recovery != self.pools[pool].key.node.is_some() {
             let is = if recovery { "is" } else { "is not" };
             let reason = format!("node {node} {is} in recovery");

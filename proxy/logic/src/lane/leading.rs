@@ -216,14 +216,17 @@ impl Lane {
     }
 
     /// Whether the server of a client is yet to say that it is in a transaction.
-    pub(super) fn is_beginning(&mut self, id: ConnId) -> bool {
+    pub(super) fn is_beginning(&mut self, now: Instant, id: ConnId) -> bool {
         let Some(client) = self.clients.get(id).filter(|client| !client.again) else {
             return false;
         };
         let far = client.server.and_then(|server| self.server_ref(server));
         let beginning = far.is_some_and(|far| far.beginning);
-        if let Some(client) = self.clients.get_mut(id) {
-            client.stalled |= beginning;
+        if let Some(client) = self.clients.get_mut(id).filter(|_| beginning) {
+            client.stalled = true;
+            // It is under way for its client, who does not know of the BEGIN.
+            client.query_since.get_or_insert(now);
+            self.watch_client(id);
         }
         beginning
     }
@@ -415,3 +418,6 @@ impl Lane {
         statement.is_some_and(|known| only_ends(super::lending::text_of(self.texts.body(known))))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -167,7 +167,8 @@ impl Lane {
         }
         self.pools[pool].held += 1;
         self.pools[pool].idle.push(id);
-        if unwanted || self.pools[pool].removed || self.pools[pool].paused {
+        let rank = &self.pools[pool];
+        if unwanted || rank.removed || rank.paused || rank.promoted {
             self.close_server(now, id, actions);
         } else {
             self.serve(now, pool, actions);

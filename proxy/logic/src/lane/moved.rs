@@ -213,11 +213,13 @@ impl Lane {
             return false;
         }
         let Some(reading) = &mut client.reading else { return false };
-        if reading.stage != Stage::Whole {
-            return false;
+        // One that has failed may end its session behind that (PostgreSQL 15 does, where a conflict
+        // with its replay comes twice): its client has heard of neither.
+        let moves = matches!(reading.stage, Stage::Whole | Stage::Failed);
+        if moves {
+            reading.stage = Stage::Failed;
         }
-        reading.stage = Stage::Failed;
-        true
+        moves
     }
 
     /// What a replica's client said was no read, for all that was known.
@@ -422,3 +424,6 @@ impl Lane {
         true
     }
 }
+
+#[cfg(test)]
+mod tests;

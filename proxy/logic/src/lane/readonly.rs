@@ -145,3 +145,6 @@ impl Lane {
         actions.push(Action::Resume(id));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -35,6 +35,8 @@ impl Lane {
                 out.push(0);
             });
         });
+        // It is an answer like any other: what it answers is not said again.
+        self.end_reading(id);
         true
     }
 

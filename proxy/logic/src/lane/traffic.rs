@@ -105,7 +105,11 @@ impl Lane {
             Phase::Startup => self.receive_startup(now, id, bytes, actions),
             Phase::Auth(_) => self.receive_auth(now, id, bytes, actions),
             Phase::Entering | Phase::Welcoming => later(0),
-            Phase::Ready => self.traffic(now, id, bytes, actions),
+            Phase::Ready => {
+                let progress = self.traffic(now, id, bytes, actions);
+                self.cancel_held(now, id, actions);
+                progress
+            }
             Phase::Console(_) => self.receive_console(now, id, bytes, actions),
             Phase::Raw => {
                 if let Some(server) = client.server {
@@ -198,7 +202,8 @@ impl Lane {
         if message.head.tag != b'X' && self.waits_for_rerun(id) {
             return Step::Wait;
         }
-        if reads && message.head.tag != b'X' && (self.is_between(id) || self.is_beginning(id)) {
+        if reads && message.head.tag != b'X' && (self.is_between(id) || self.is_beginning(now, id))
+        {
             return Step::Wait;
         }
         if reads
@@ -350,15 +355,7 @@ impl Lane {
         actions: &mut Out,
     ) -> Option<Step> {
         if self.checkout(now, id, actions) {
-            if !self.is_beginning(id) {
-                return None;
-            }
-            // It is under way for its client, who does not know of the BEGIN.
-            if let Some(client) = self.clients.get_mut(id) {
-                client.query_since.get_or_insert(now);
-            }
-            self.watch_client(id);
-            return Some(Step::Wait);
+            return self.is_beginning(now, id).then_some(Step::Wait);
         }
         let Some(client) = self.clients.get(id).filter(|client| !client.is_gone()) else {
             return Some(Step::Over);

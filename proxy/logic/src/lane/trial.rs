@@ -1,12 +1,14 @@
 //! A lane whose only client and only server are played by the test.
 
+pub(super) mod standby;
+
 use crate::action::{Action, Actions};
 use crate::config::parse;
 use crate::id::{ConnId, Core};
 use crate::lane::{Lane, Out};
 use crate::mail::{Entrance, Event, Mail, Peer};
-use crate::time::Instant;
-use pgring_wire::backend::write as say;
+use crate::time::{Duration, Instant};
+use pgring_wire::backend::write::{self as say, ErrorText};
 use pgring_wire::client::write;
 use std::sync::Arc;
 
@@ -20,53 +22,112 @@ pub(super) fn query(text: &str) -> Vec<u8> {
 /// What a server says to a statement without rows, outside of a transaction.
 pub(super) const ANSWERED: &[u8] = b"C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05I";
 
+/// What a server says when a statement fails, without what ends that.
+pub(super) fn error(code: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    say::error(&mut out, &ErrorText::error(code, "as the test wants it"));
+    out
+}
+
+/// Whether something said to a client has an error of this code.
+pub(super) fn has_error(said: &[u8], code: &str) -> bool {
+    let field = format!("\0C{code}\0");
+    said.windows(field.len()).any(|part| part == field.as_bytes())
+}
+
 /// A lane, and what it has asked for.
 pub(super) struct Trial {
     pub(super) lane: Lane,
     pub(super) client: ConnId,
     pub(super) server: ConnId,
+    /// Who cancels what the client does.
+    pub(super) requester: Option<ConnId>,
+    now: Instant,
     actions: Out,
     key: Vec<u8>,
-    requester: Option<ConnId>,
 }
 
 impl Trial {
     /// A client that is in, in front of a server that waits; `settings` are more of the config.
     pub(super) fn start(settings: &str) -> Self {
+        Self::start_before(1, settings)
+    }
+
+    /// The same, in front of so many nodes, of which the first writes.
+    pub(super) fn start_before(nodes: usize, settings: &str) -> Self {
+        let node = |number: usize| {
+            format!(
+                "[[clusters.nodes]]\nname = \"pg{number}\"\naddress = \"127.0.0.{number}:5432\"\n"
+            )
+        };
+        let nodes: String = (1..=nodes).map(node).collect();
         let text = format!(
             "workers = 1\n{settings}\nauth.method = \"trust\"\n[[clusters]]\nname = \"main\"\n\
-             [[clusters.nodes]]\nname = \"pg1\"\naddress = \"127.0.0.1:5432\"\n\
-             [[databases]]\nname = \"*\"\ncluster = \"main\"\n"
+             {nodes}[[databases]]\nname = \"*\"\ncluster = \"main\"\n"
         );
         let mut config = parse(&text, &mut |_| Ok(String::new())).expect("a good config");
         config.workers = 1;
         let mut lane = Lane::new(Core(0), Arc::new(config), [7; 32], 0);
         let client = lane.accept(Instant::START, Peer::Unix(0), Entrance::default());
-        let (actions, key) = (Actions::default(), Vec::new());
-        let mut trial = Self { lane, client, server: client, actions, key, requester: None };
-        let mut hello = Vec::new();
-        write::startup(&mut hello, 3, 0, [("user", "app"), ("database", "app")]);
-        trial.client_says(&hello);
-        let pool = trial.lane.pools[0].key.clone();
-        trial.happens(Event::Mail(Mail::Permit { pool, count: 1 }));
-        trial.server = trial.connecting().expect("a server is wanted");
-        trial.happens(Event::Connected { conn: trial.server });
-        let mut welcome = Vec::new();
-        say::authentication_ok(&mut welcome);
-        say::parameter_status(&mut welcome, "in_hot_standby", "off");
-        say::backend_key_data(&mut welcome, 42, &[1, 2, 3, 4]);
-        say::ready_for_query(&mut welcome, b'I');
-        trial.server_says(&welcome);
+        let (now, actions, key) = (Instant::START, Actions::default(), Vec::new());
+        let mut trial = Self { lane, client, server: client, requester: None, now, actions, key };
+        trial.says_hello(client);
+        trial.server = trial.open(0, "off");
         let greeting = trial.said_to(client);
         let at = greeting.windows(5).position(|head| head == b"K\0\0\0\x0c");
         trial.key = greeting[at.expect("a key") + 5..][..8].to_vec();
         trial
     }
 
+    fn says_hello(&mut self, client: ConnId) {
+        let mut hello = Vec::new();
+        write::startup(&mut hello, 3, 0, [("user", "app"), ("database", "app")]);
+        self.receives(client, &hello);
+    }
+
+    /// One more client comes; it is in if a server has greeted before.
+    pub(super) fn enter(&mut self, entrance: Entrance) -> ConnId {
+        let client = self.lane.accept(self.now, Peer::Unix(0), entrance);
+        self.says_hello(client);
+        client
+    }
+
+    /// A pool opens a server, which somebody waits for.
+    pub(super) fn open(&mut self, pool: usize, in_hot_standby: &str) -> ConnId {
+        let server = self.dial(pool);
+        self.server_greets(server, in_hot_standby);
+        server
+    }
+
+    /// The same, before it has said anything.
+    pub(super) fn dial(&mut self, pool: usize) -> ConnId {
+        let pool = self.lane.pools[pool].key.clone();
+        self.happens(Event::Mail(Mail::Permit { pool, count: 1 }));
+        let server = self.connecting().expect("a server is wanted");
+        self.happens(Event::Connected { conn: server });
+        server
+    }
+
+    /// It lets pgring in.
+    pub(super) fn server_greets(&mut self, server: ConnId, in_hot_standby: &str) {
+        let mut welcome = Vec::new();
+        say::authentication_ok(&mut welcome);
+        say::parameter_status(&mut welcome, "in_hot_standby", in_hot_standby);
+        say::backend_key_data(&mut welcome, 42, &[1, 2, 3, 4]);
+        say::ready_for_query(&mut welcome, b'I');
+        assert_eq!(self.receives(server, &welcome), welcome.len());
+    }
+
+    /// So much time passes.
+    pub(super) fn wait(&mut self, time: Duration) {
+        self.now = self.now + time;
+        self.happens(Event::Timeout);
+    }
+
     /// Lets the test do something with the lane.
     pub(super) fn with_lane(&mut self, act: impl FnOnce(&mut Lane, Instant, &mut Out)) {
         self.actions.clear();
-        act(&mut self.lane, Instant::START, &mut self.actions);
+        act(&mut self.lane, self.now, &mut self.actions);
     }
 
     /// Something else happens.
@@ -74,7 +135,8 @@ impl Trial {
         self.with_lane(|lane, now, actions| lane.handle(now, event, actions));
     }
 
-    fn receives(&mut self, conn: ConnId, bytes: &[u8]) -> usize {
+    /// Bytes of a connection come. Tells how many of them were taken.
+    pub(super) fn receives(&mut self, conn: ConnId, bytes: &[u8]) -> usize {
         let mut consumed = 0;
         self.with_lane(|lane, now, actions| {
             consumed = lane.receive(now, conn, bytes, actions).consumed;
@@ -124,7 +186,7 @@ impl Trial {
 
     /// Cancels what the client does; tells whether that was answered at once.
     pub(super) fn send_cancel(&mut self) -> bool {
-        let requester = self.lane.accept(Instant::START, Peer::Unix(0), Entrance::default());
+        let requester = self.lane.accept(self.now, Peer::Unix(0), Entrance::default());
         self.requester = Some(requester);
         let pid = u32::from_be_bytes(self.key[..4].try_into().expect("four bytes"));
         let mut request = Vec::new();
@@ -141,7 +203,8 @@ impl Trial {
         self.actions.list.iter().filter_map(ends).any(|conn| Some(conn) == self.requester)
     }
 
-    fn connecting(&self) -> Option<ConnId> {
+    /// The connection that is to be opened.
+    pub(super) fn connecting(&self) -> Option<ConnId> {
         self.actions.list.iter().find_map(|action| {
             if let Action::Connect { conn, .. } = action { Some(*conn) } else { None }
         })

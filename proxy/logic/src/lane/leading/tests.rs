@@ -1,0 +1,144 @@
+//! What becomes of a client whose transaction a server has not begun yet, or does not begin.
+
+use crate::lane::trial::standby::BEGUN;
+use crate::lane::trial::{ANSWERED, Trial, error, has_error, query};
+use crate::mail::{Entrance, Event};
+use crate::time::Duration;
+use crate::topology::Role;
+
+const READY: &[u8] = b"Z\0\0\0\x05I";
+
+fn write() -> Vec<u8> {
+    query("INSERT INTO t VALUES (1)")
+}
+
+/// A write waits for the BEGIN in front of it: the primary was free, or is somebody else's first.
+fn beginning(settings: &str, queues: bool) -> Trial {
+    let (mut trial, _) = Trial::routed(settings);
+    let other = trial.enter(Entrance::default());
+    if queues {
+        assert!(trial.receives(other, &write()) > 0);
+    }
+    trial.begin();
+    assert_eq!(trial.client_says(&write()), 0);
+    if queues {
+        trial.server_says(ANSWERED);
+        assert!(trial.is_resumed());
+    }
+    assert_eq!(trial.said_to(trial.server), query("BEGIN"), "queues: {queues}");
+    if queues {
+        assert_eq!(trial.client_says(&write()), 0, "it would come to the server too early");
+    }
+    trial
+}
+
+#[test]
+fn a_statement_that_waits_for_its_begin_is_under_the_limit_of_queries() {
+    for queues in [false, true] {
+        let mut trial = beginning("pool.query_timeout = \"1s\"", queues);
+        trial.wait(Duration::from_millis(999));
+        assert!(!trial.closes(trial.client), "queues: {queues}");
+        trial.wait(Duration::from_millis(1));
+        assert!(trial.closes(trial.client), "queues: {queues}");
+        assert!(has_error(&trial.said_to(trial.client), "57014"), "queues: {queues}");
+    }
+}
+
+/// Who cancels means the statement, of whose BEGIN nobody knows.
+#[test]
+fn a_cancel_request_waits_for_the_statement_behind_a_begin() {
+    for queues in [false, true] {
+        let mut trial = beginning("", queues);
+        assert!(!trial.send_cancel() && !trial.connects(), "the BEGIN is not meant");
+        trial.server_says(BEGUN);
+        assert!(!trial.is_cancel_answered() && !trial.connects(), "there is nothing to cancel yet");
+        assert!(trial.is_resumed());
+        assert_eq!(trial.client_says(&write()), write().len());
+        assert_eq!(trial.forwards_to(trial.server), write().len());
+        assert!(trial.connects(), "the statement is cancelled");
+    }
+}
+
+#[test]
+fn a_cancel_request_ends_with_the_client_whose_begin_fails() {
+    let mut trial = beginning("", false);
+    assert!(!trial.send_cancel());
+    trial.server_says(&[error("53200"), READY.to_vec()].concat());
+    assert!(trial.is_cancel_answered());
+}
+
+/// What was sent behind it has been run outside of the transaction that its client is in.
+#[test]
+fn nobody_hears_of_a_read_behind_a_begin_that_failed() {
+    let read = query("SELECT 1");
+    // The second of them would have a read moved, if it were the read's.
+    for (at_once, code) in [(true, "53200"), (false, "53200"), (true, "40001"), (false, "40001")] {
+        let failed = [&error(code)[..], READY].concat();
+        let (mut trial, standby) = Trial::routed("");
+        trial.begin();
+        assert_eq!(trial.client_says(&read), read.len());
+        assert_eq!(trial.said_to(standby), query("BEGIN"));
+        assert_eq!(trial.forwards_to(standby), read.len(), "it is not waited for");
+        let mut errand = None;
+        let said = [&failed[..], ANSWERED];
+        let said = if at_once { vec![said.concat()] } else { said.map(<[u8]>::to_vec).to_vec() };
+        for bytes in said {
+            trial.receives(standby, &bytes);
+            if errand.is_none() {
+                let told = trial.said_to(trial.client);
+                assert!(has_error(&told, code), "{}", told.escape_ascii());
+                assert!(trial.closes(trial.client), "it may not believe in its transaction");
+                errand = trial.connecting();
+            }
+            assert_eq!(trial.forwards_to(trial.client), 0, "at once: {at_once}");
+            assert_eq!(trial.said_to(trial.server), b"", "at once: {at_once}");
+        }
+        // What it runs is cancelled, and it is nobody's behind that.
+        trial.happens(Event::Ended { conn: errand.expect("a cancel request") });
+        assert!(trial.closes(standby) && trial.lane.idle_servers() == 1, "at once: {at_once}");
+    }
+}
+
+#[test]
+fn nothing_is_written_behind_a_begin_that_failed() {
+    for queues in [false, true] {
+        let mut trial = beginning("", queues);
+        trial.server_says(&[error("53200"), READY.to_vec()].concat());
+        assert!(has_error(&trial.said_to(trial.client), "53200"));
+        assert!(trial.closes(trial.client) && trial.closes(trial.server));
+        assert_eq!(trial.forwards_to(trial.server), 0);
+    }
+}
+
+/// The standby ends in place of an answer to BEGIN: the primary begins, and is asked.
+#[test]
+fn a_standby_that_ends_at_a_begin_is_left_for_the_primary() {
+    let (mut trial, standby) = Trial::routed("");
+    trial.begin();
+    let read = query("SELECT 1");
+    assert_eq!(trial.client_says(&read), read.len());
+    trial.receives(standby, &error("57P01"));
+    trial.happens(Event::Ended { conn: standby });
+    assert!(!trial.closes(trial.client));
+    assert_eq!(trial.said_to(trial.client), b"");
+    assert_eq!(trial.said_to(trial.server), [query("BEGIN"), read].concat());
+    trial.server_says(BEGUN);
+    assert_eq!(trial.forwards_to(trial.client), 0, "it has heard of a BEGIN");
+    let answer = b"C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05T";
+    trial.server_says(answer);
+    assert_eq!(trial.forwards_to(trial.client), answer.len());
+}
+
+/// It has begun in recovery, so it may go on where it is; but what it was is closed behind it.
+#[test]
+fn a_transaction_that_leaves_a_promoted_node_is_the_last_there() {
+    let (mut trial, standby) = Trial::routed("");
+    trial.begin();
+    assert!(trial.client_says(&query("SELECT 1")) > 0);
+    trial.receives(standby, &[BEGUN, b"C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05T"].concat());
+    trial.stands(Role::Primary);
+    assert!(!trial.closes(trial.client));
+    assert_eq!(trial.client_says(&write()), 0);
+    assert!(trial.closes(standby));
+    assert_eq!(trial.said_to(trial.server), query("BEGIN"));
+}

@@ -1,0 +1,106 @@
+//! What a client of a standby hears, and who hears nothing of it.
+
+use crate::id::ConnId;
+use crate::lane::trial::standby::BEGUN;
+use crate::lane::trial::{ANSWERED, Trial, error, has_error, query};
+use crate::mail::{Entrance, Event};
+use crate::state::Parameters;
+use pgring_wire::backend::write::{self as say, ErrorText};
+use pgring_wire::client::write;
+use std::sync::Arc;
+
+fn prepare() -> Vec<u8> {
+    let mut out = Vec::new();
+    write::parse(&mut out, b"s", b"SELECT 1\0\0\0").expect("it is short");
+    write::sync(&mut out);
+    out
+}
+
+/// The standby dies between the error and the end of it.
+fn dies_behind(mut trial: Trial, standby: ConnId) {
+    trial.happens(Event::Ended { conn: standby });
+    assert_eq!(trial.said_to(trial.server), b"", "it would be answered a second time");
+    let said = trial.said_to(trial.client);
+    assert!(has_error(&said, "08007") || has_error(&said, "08006"), "{}", said.escape_ascii());
+    assert!(trial.closes(trial.client));
+}
+
+#[test]
+fn an_error_that_was_heard_is_not_followed_by_a_second_answer() {
+    for begins in [false, true] {
+        let (mut trial, standby) = Trial::routed("");
+        if begins {
+            trial.begin();
+        }
+        assert!(trial.client_says(&query("SELECT 1")) > 0);
+        if begins {
+            trial.receives(standby, BEGUN);
+        }
+        let failed = error("22012");
+        trial.receives(standby, &failed);
+        assert_eq!(trial.forwards_to(trial.client), failed.len(), "it is the client's");
+        dies_behind(trial, standby);
+    }
+}
+
+/// One that is told in the client's own words is not forwarded as it came.
+#[test]
+fn an_error_that_was_heard_in_other_words_is_an_answer_too() {
+    let (mut trial, standby) = Trial::routed("");
+    assert!(trial.client_says(&prepare()) > 0);
+    trial.receives(standby, b"1\0\0\0\x04Z\0\0\0\x05I");
+    assert!(trial.client_says(&prepare()) > 0, "the name is in use");
+    let sent = trial.said_to(standby);
+    let at = sent.windows(7).position(|word| word == b"pgring_").expect("a name of our own");
+    let name: Vec<u8> = sent[at..].iter().copied().take_while(|byte| *byte != 0).collect();
+    let name = String::from_utf8(name).expect("it is ASCII");
+    let message = format!("prepared statement \"{name}\" already exists");
+    let mut failed = Vec::new();
+    say::error(&mut failed, &ErrorText::error("42P05", &message));
+    trial.receives(standby, &failed);
+    let said = trial.said_to(trial.client);
+    assert!(has_error(&said, "42P05") && said.windows(3).any(|word| word == b"\"s\""));
+    dies_behind(trial, standby);
+}
+
+/// A client moves while a cancel request waits for the end of pgring's own query in front of its
+/// read, and another client gets the standby's server in the same breath.
+#[test]
+fn a_cancel_request_of_a_client_that_has_moved_is_answered_and_hits_nobody() {
+    let (mut trial, standby) = Trial::routed("");
+    let (client, read) = (trial.client, query("SELECT 1"));
+    trial.with_lane(|lane, _, _| {
+        let own = Parameters::from([("work_mem".to_owned(), "8MB".to_owned())]);
+        lane.clients.get_mut(client).expect("it").state = Arc::new(own);
+    });
+    assert_eq!(trial.client_says(&read), read.len());
+    let next = trial.enter(Entrance::default());
+    assert_eq!(trial.receives(next, &read), 0, "it waits for the standby");
+    assert!(!trial.send_cancel(), "it waits for the end of pgring's own query");
+    let refused = [ANSWERED, &error("40001"), b"Z\0\0\0\x05I"].concat();
+    trial.receives(standby, &refused);
+    assert!(trial.said_to(trial.server).ends_with(&read), "it is asked in its place");
+    assert!(trial.is_cancel_answered());
+    assert!(trial.receives(next, &read) > 0, "the server is the next client's");
+    trial.receives(standby, ANSWERED);
+    assert!(!trial.connects(), "its query is not meant");
+}
+
+/// As PostgreSQL 15 does it where a second conflict with its replay comes before it has rolled back
+/// for the first one.
+#[test]
+fn a_standby_that_fails_and_then_ends_is_left_without_a_word() {
+    let (mut trial, standby) = Trial::routed("");
+    let read = query("SELECT 1");
+    assert_eq!(trial.client_says(&read), read.len());
+    let mut last = Vec::new();
+    let text = ErrorText::fatal("40001", "terminating connection due to conflict with recovery");
+    say::error(&mut last, &text);
+    for bytes in [error("40001"), last] {
+        trial.receives(standby, &bytes);
+        assert_eq!(trial.forwards_to(trial.client), 0);
+    }
+    trial.happens(Event::Ended { conn: standby });
+    assert!(!trial.closes(trial.client));
+    assert!(trial.said_to(trial.server).ends_with(&read));
+}

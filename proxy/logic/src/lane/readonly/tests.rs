@@ -1,0 +1,125 @@
+//! What clients for reads only are told when a standby is lost, or is none any more.
+
+use crate::action::Address;
+use crate::id::{ConnId, Core, Secret};
+use crate::lane::trial::{Trial, has_error, query};
+use crate::mail::Event;
+use crate::parcel::Parcel;
+use crate::state::Parameters;
+use crate::time::{Duration, Instant};
+use crate::topology::Role;
+use pgring_wire::client::write;
+use std::sync::Arc;
+
+fn prepare(name: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    write::parse(&mut out, name, b"SELECT 1\0\0\0").expect("it is short");
+    write::sync(&mut out);
+    out
+}
+
+/// A segment that needed no server was kept, though it was answered. What is said next may not be
+/// said again, and surely not that in its place.
+#[test]
+fn what_was_kept_before_is_not_said_in_place_of_what_is_lost() {
+    let (mut trial, standby) = Trial::routed("");
+    let client = trial.enter_readonly(standby);
+    assert!(trial.receives(client, &prepare(b"s")) > 0);
+    trial.receives(standby, b"1\0\0\0\x04Z\0\0\0\x05I");
+    assert!(trial.receives(client, &prepare(b"t")) > 0);
+    assert_eq!(trial.said_to(client), b"1\0\0\0\x04Z\0\0\0\x05I");
+    assert_eq!(trial.said_to(standby), b"", "it needs no server");
+    assert!(trial.receives(client, &query("SELECT who_knows()")) > 0);
+    trial.happens(Event::Ended { conn: standby });
+    let said = trial.said_to(client);
+    assert!(has_error(&said, "08007"), "{}", said.escape_ascii());
+    assert!(trial.closes(client));
+}
+
+#[test]
+fn a_read_that_is_lost_is_said_again_to_the_next_standby() {
+    let (mut trial, standby) = Trial::routed("");
+    let client = trial.enter_readonly(standby);
+    let read = query("SELECT 1");
+    assert_eq!(trial.receives(client, &read), read.len());
+    trial.happens(Event::Ended { conn: standby });
+    assert!(!trial.closes(client));
+    trial.happens(Event::Closed { conn: standby });
+    let next = trial.connecting().expect("it waits for another server");
+    trial.happens(Event::Connected { conn: next });
+    trial.server_greets(next, "on");
+    assert!(trial.said_to(next).ends_with(&read));
+}
+
+/// The monitor sees it while a login is under way, whose server has said that it is a standby.
+#[test]
+fn a_login_that_ends_behind_a_promotion_serves_nobody() {
+    let (mut trial, standby) = Trial::routed("");
+    let client = trial.enter_readonly(standby);
+    trial.loses(standby);
+    let read = query("SELECT 1");
+    assert_eq!(trial.receives(client, &read), 0);
+    let late = trial.dial(trial.away());
+    trial.stands(Role::Primary);
+    trial.server_greets(late, "on");
+    assert!(trial.closes(late) && !trial.closes(client));
+    assert_eq!(trial.receives(client, &read), 0, "it waits for a standby");
+}
+
+/// Servers that are at rest go at once, and whoever rests on one with them.
+#[test]
+fn a_promoted_node_is_left() {
+    let (mut trial, standby) = Trial::routed("");
+    let client = trial.enter_readonly(standby);
+    trial.stands(Role::Primary);
+    assert!(trial.closes(standby) && !trial.closes(client));
+    assert_eq!(trial.receives(client, &query("SELECT 1")), 0, "it waits for a standby");
+}
+
+/// Another lane had lent it before it heard of the promotion.
+#[test]
+fn a_server_that_comes_from_another_lane_behind_a_promotion_serves_nobody() {
+    let (mut trial, standby) = Trial::routed("");
+    let client = trial.enter_readonly(standby);
+    let read = query("SELECT 1");
+    trial.loses(standby);
+    assert_eq!(trial.receives(client, &read), 0);
+    trial.stands(Role::Primary);
+    let lent = adopt(&mut trial);
+    assert!(trial.closes(lent) && !trial.closes(client));
+    assert_eq!(trial.receives(client, &read), 0, "it waits for a standby");
+}
+
+fn adopt(trial: &mut Trial) -> ConnId {
+    let parcel = Parcel {
+        pool: trial.lane.pools[trial.away()].key.clone(),
+        base: Parameters::new(),
+        from: Core(1),
+        touched: false,
+        node: Arc::from("pg2"),
+        pid: 43,
+        secret: Secret::new(&[1, 2, 3, 4]),
+        opened: Instant::START,
+        expires: Instant::START + Duration::from_hours(1),
+        address: Address::Unix("nowhere".into()),
+        state: Parameters::new(),
+        reported: Parameters::new(),
+        startup: Parameters::new(),
+        statements: Vec::new(),
+        statement_next: 1,
+        epoch: 0,
+    };
+    let mut lent = None;
+    trial.with_lane(|lane, now, actions| lent = Some(lane.adopt(now, parcel, actions)));
+    lent.expect("a server")
+}
+
+/// Whatever has come there behind the first time is closed when the monitor looks again.
+#[test]
+fn what_came_behind_a_promotion_is_looked_for_each_time() {
+    let (mut trial, standby) = Trial::routed("");
+    let pool = trial.away();
+    trial.with_lane(|lane, _, _| lane.pools[pool].promoted = true);
+    trial.stands(Role::Primary);
+    assert!(trial.closes(standby));
+}

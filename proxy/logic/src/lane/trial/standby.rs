@@ -1,0 +1,73 @@
+//! The same with a standby behind the primary, where reads go.
+
+use super::{ANSWERED, Trial, query};
+use crate::catalog::rows::Rows;
+use crate::catalog::{Catalog, Lists};
+use crate::id::ConnId;
+use crate::mail::{Entrance, Event, Mail};
+use crate::topology::{Role, Standing, Topology};
+use std::sync::Arc;
+
+/// What a server says to BEGIN.
+pub(in crate::lane) const BEGUN: &[u8] = b"C\0\0\0\x0aBEGIN\0Z\0\0\0\x05T";
+
+impl Trial {
+    /// A client whose reads, and the transactions that begin with them, are the standby's; and the
+    /// server that it has there. Neither server has anything to be told of its session.
+    pub(in crate::lane) fn routed(settings: &str) -> (Self, ConnId) {
+        let routing = "monitor.user = \"app\"\nrouting.reads = \"replicas\"\n\
+                       routing.leading_reads = \"replicas\"";
+        let mut trial = Self::start_before(2, &format!("{routing}\n{settings}"));
+        let read = query("SELECT 0");
+        assert_eq!(trial.client_says(&read), read.len());
+        trial.server_says(&ANSWERED.repeat(2));
+        let rows = Rows { read_committed: true, ..Rows::default() };
+        let catalog = Some(Arc::new(Catalog::new(1, &rows, &Lists::default())));
+        trial.happens(Event::Mail(Mail::Catalog { database: Arc::from("app"), catalog }));
+        trial.stands(Role::Standby);
+        assert_eq!(trial.client_says(&read), 0, "it waits for the standby's first server");
+        let standby = trial.open(trial.away(), "on");
+        assert_eq!(trial.client_says(&read), read.len());
+        trial.receives(standby, &ANSWERED.repeat(2));
+        assert_eq!(trial.lane.idle_servers(), 2);
+        (trial, standby)
+    }
+
+    /// The monitor finds the standby to be this, behind a primary.
+    pub(in crate::lane) fn stands(&mut self, role: Role) {
+        let mut topology = Topology::default();
+        let nodes = topology.clusters.entry(Arc::from("main")).or_default();
+        for (name, role) in [("pg1", Role::Primary), ("pg2", role)] {
+            nodes.insert(Arc::from(name), Standing { role, weight: 100, ..Standing::default() });
+        }
+        self.happens(Event::Mail(Mail::Topology(Arc::new(topology))));
+    }
+
+    /// The pool of the standby's servers, which somebody has wanted.
+    pub(in crate::lane) fn away(&self) -> usize {
+        let pool = self.lane.pools.iter().position(|pool| pool.key.node.is_some());
+        pool.expect("somebody has wanted to read")
+    }
+
+    /// A client of the listener for reads only is greeted by a server of the standby.
+    pub(in crate::lane) fn enter_readonly(&mut self, standby: ConnId) -> ConnId {
+        let client = self.enter(Entrance { readonly: true, ..Entrance::default() });
+        assert!(self.said_to(standby).starts_with(b"Q"), "its parameters are tried");
+        self.receives(standby, ANSWERED);
+        assert!(self.said_to(client).ends_with(b"Z\0\0\0\x05I"), "it is in");
+        client
+    }
+
+    /// A server of the standby is gone, and nobody waits for another.
+    pub(in crate::lane) fn loses(&mut self, standby: ConnId) {
+        self.happens(Event::Ended { conn: standby });
+        self.happens(Event::Closed { conn: standby });
+        assert!(!self.connects());
+    }
+
+    /// The client begins a transaction, of which no server is told yet.
+    pub(in crate::lane) fn begin(&mut self) {
+        assert!(self.client_says(&query("BEGIN")) > 0);
+        assert_eq!(self.said_to(self.client), BEGUN, "no server is needed");
+    }
+}
