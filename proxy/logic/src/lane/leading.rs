@@ -254,8 +254,8 @@ impl Lane {
     ) -> bool {
         let home = self.clients.get(id).and_then(|client| client.home);
         let (Some(home), Some(far)) = (home, self.server_ref(server)) else { return false };
-        if far.ledger.is_unsynced() || self.is_begun(id) {
-            // Its segment was seen whole.
+        if far.ledger.is_unsynced() || self.is_begun(id) || far.parted {
+            // Its segment was seen whole; or its session has ended.
             return false;
         }
         let leaves = far.ledger.is_waiting() || far.cancels > 0 || far.left > 0;

@@ -190,6 +190,7 @@ impl Lane {
         let opening = far.is_opening();
         let client = far.client.take();
         let (running, dying, counted) = (far.ledger.is_clients(), far.dying, far.counted);
+        let parted = far.parted;
         let from = (far.pool, far.step);
         let status = far.status;
         let open = status != b'I';
@@ -219,11 +220,11 @@ impl Lane {
             }
             return self.refuse_welcome(now, client, &error.code, &error.message, actions);
         }
-        if !torn && self.survives(client, from.0) {
+        if !torn && !parted && self.survives(client, from.0) {
             self.go_home(now, client, actions);
             return actions.push(Action::Resume(client));
         }
-        if !torn && !running && self.leads_on(now, client, (from.0, status)) {
+        if !torn && !parted && !running && self.leads_on(now, client, (from.0, status)) {
             return actions.push(Action::Resume(client));
         }
         if !dying && !torn {

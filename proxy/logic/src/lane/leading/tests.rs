@@ -1,12 +1,17 @@
 //! What becomes of a client whose transaction a server has not begun yet, or does not begin.
 
+use crate::id::ConnId;
 use crate::lane::trial::standby::BEGUN;
 use crate::lane::trial::{ANSWERED, Trial, error, has_error, query};
 use crate::mail::{Entrance, Event};
 use crate::time::Duration;
 use crate::topology::Role;
+use pgring_wire::backend::write::{self as say, ErrorText};
 
 const READY: &[u8] = b"Z\0\0\0\x05I";
+
+/// What a server says to a statement without rows, within a transaction.
+const READ: &[u8] = b"C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05T";
 
 fn write() -> Vec<u8> {
     query("INSERT INTO t VALUES (1)")
@@ -141,4 +146,32 @@ fn a_transaction_that_leaves_a_promoted_node_is_the_last_there() {
     assert_eq!(trial.client_says(&write()), 0);
     assert!(trial.closes(standby));
     assert_eq!(trial.said_to(trial.server), query("BEGIN"));
+}
+
+/// A transaction that is on a standby, where its only read is answered.
+fn reading() -> (Trial, ConnId) {
+    let (mut trial, standby) = Trial::routed("");
+    trial.begin();
+    assert!(trial.client_says(&query("SELECT 1")) > 0);
+    trial.receives(standby, &[BEGUN, READ].concat());
+    (trial, standby)
+}
+
+/// A standby may have limits of its own, as `idle_in_transaction_session_timeout`.
+#[test]
+fn who_was_told_that_its_session_has_ended_does_not_go_on() {
+    for speaks in [false, true] {
+        let (mut trial, standby) = reading();
+        let mut last = Vec::new();
+        say::error(&mut last, &ErrorText::fatal("25P03", "as the test wants it"));
+        trial.receives(standby, &last);
+        assert_eq!(trial.forwards_to(trial.client), last.len());
+        if speaks {
+            trial.client_says(&write());
+            assert_eq!(trial.said_to(trial.server), b"", "it is nobody's transaction");
+        }
+        trial.happens(Event::Ended { conn: standby });
+        assert!(trial.closes(trial.client), "speaks: {speaks}");
+        assert_eq!(trial.said_to(trial.server), b"");
+    }
 }
