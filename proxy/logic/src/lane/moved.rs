@@ -27,6 +27,9 @@ const BYTES_MAX: usize = 16 * 1024;
 const MOVING: [&[u8]; 8] =
     [b"25006", b"0A000", b"55000", b"40001", b"40P01", b"57P01", b"57P02", b"57P03"];
 
+/// How often a read that must stay on standbys is said again: what it does may be what ends them.
+const AGAIN_MAX: u8 = 2;
+
 /// Those of them that any standby makes.
 const REFUSING: [&[u8]; 3] = [b"25006", b"0A000", b"55000"];
 
@@ -40,6 +43,8 @@ pub(super) struct Reading {
     /// Those of them that describe rows, as they came: those of the primary must be the same.
     described: Vec<u8>,
     stage: Stage,
+    /// How often it has been said again.
+    moves: u8,
     /// How far its transaction has come, if that has only read so far.
     pub(super) leading: Option<Leading>,
 }
@@ -78,6 +83,7 @@ impl Lane {
         reading.bytes.clear();
         reading.described.clear();
         reading.told = 0;
+        reading.moves = 0;
         reading.stage = Stage::Open;
     }
 
@@ -348,8 +354,9 @@ impl Lane {
         };
         let bytes = core::mem::take(&mut reading.bytes);
         let mut told = reading.told;
+        reading.moves = reading.moves.saturating_add(1);
         // A second standby may be lost as the first one was.
-        let again = client.readonly && told == 0;
+        let again = client.readonly && told == 0 && reading.moves < AGAIN_MAX;
         reading.stage = Stage::Off;
         client.again = true;
         if let Some(far) = self.server_mut(server) {
