@@ -20,8 +20,8 @@ use crate::id::ConnId;
 use crate::lane::aim::Aim;
 use crate::lane::client::Client;
 use crate::lane::segment::{
-    begins_with, leaves_nothing, looks_like_begin, messages, only_ends, rolls_back_first, runs,
-    text_in,
+    First, begins_with, first_in, first_of, leaves_nothing, looks_like_begin, messages, only_ends,
+    runs, text_in,
 };
 use crate::lane::server::purpose;
 use crate::lane::traffic::{Message, Step};
@@ -30,7 +30,7 @@ use crate::time::Instant;
 use pgring_wire::backend::sqlstate;
 use pgring_wire::backend::write::{self, ErrorText};
 use pgring_wire::client::{Parse, bind_names};
-use pgring_wire::frame::{LENGTH_MAX, header};
+use pgring_wire::frame::{Header, LENGTH_MAX, header};
 
 /// How far such a transaction has come.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -299,23 +299,42 @@ impl Lane {
         bytes: &[u8],
         actions: &mut Out,
     ) {
-        if text_in(bytes).is_some_and(rolls_back_first) {
-            return self.lead_home(now, id, server, Aim::PRIMARY, actions);
-        }
-        let mut rest = bytes;
-        while let Ok(Some(head)) = header(rest, LENGTH_MAX) {
-            let message = rest.get(..head.total()).unwrap_or(rest);
-            rest = &rest[message.len()..];
-            if self.may_end(id, message) {
+        let first = match (bytes.first(), text_in(bytes)) {
+            (Some(b'Q'), Some(text)) => first_of(text),
+            (Some(b'Q'), None) => self.first_of_cut(bytes),
+            (_, _) => first_in(bytes, |name| self.ends_failed(id, name)),
+        };
+        match first {
+            First::Refused | First::Ends => {}
+            First::RollsBack => self.lead_home(now, id, server, Aim::PRIMARY, actions),
+            First::GoesOn => {
                 // A COMMIT among others would be answered as one that has succeeded, elsewhere.
                 let message = "the transaction has failed, and what ends it must be said alone";
                 let text = ErrorText::fatal(sqlstate::IN_FAILED_SQL_TRANSACTION, message);
-                return self.fatal(now, id, &text.with_hint("Say ROLLBACK first."), actions);
-            }
-            if matches!(head.tag, b'S' | b'Q') || message.len() < head.total() {
-                return;
+                self.fatal(now, id, &text.with_hint("Say ROLLBACK first."), actions);
             }
         }
+    }
+
+    /// What a Query does first that is not there whole: if it may be looked at, it comes here again
+    /// when it is.
+    fn first_of_cut(&self, bytes: &[u8]) -> First {
+        let large = header(bytes, LENGTH_MAX).is_ok_and(|head| {
+            head.is_some_and(|it| it.body() > self.config.limits.statement_bytes_max)
+        });
+        match first_of(bytes.get(Header::SIZE..).unwrap_or_default()) {
+            First::Ends | First::RollsBack | First::GoesOn if large => First::GoesOn,
+            First::Refused | First::Ends | First::RollsBack | First::GoesOn => First::Refused,
+        }
+    }
+
+    /// Whether a statement that a client has parsed ends a transaction that has failed.
+    fn ends_failed(&self, id: ConnId, name: &[u8]) -> bool {
+        let Some(client) = self.clients.get(id) else { return false };
+        let unnamed = client.unnamed.as_ref().filter(|_| name.is_empty()).map(|it| &it.body[..]);
+        let known = client.names.get(name).map(|known| &**self.texts.body(known));
+        let body = unnamed.or(known);
+        body.is_some_and(|body| first_of(super::lending::text_of(body)) == First::Ends)
     }
 
     /// Takes a transaction from a standby, on which nothing of it is under way: the primary's

@@ -7,6 +7,7 @@ use crate::mail::{Entrance, Event};
 use crate::time::Duration;
 use crate::topology::Role;
 use pgring_wire::backend::write::{self as say, ErrorText};
+use pgring_wire::client::write as ask;
 
 const READY: &[u8] = b"Z\0\0\0\x05I";
 
@@ -174,4 +175,101 @@ fn who_was_told_that_its_session_has_ended_does_not_go_on() {
         assert!(trial.closes(trial.client), "speaks: {speaks}");
         assert_eq!(trial.said_to(trial.server), b"");
     }
+}
+
+/// The same, whose second read has failed.
+fn failed() -> (Trial, ConnId) {
+    let (mut trial, standby) = reading();
+    assert!(trial.client_says(&query("SELECT 1")) > 0);
+    trial.receives(standby, &[&error("22012")[..], b"Z\0\0\0\x05E"].concat());
+    (trial, standby)
+}
+
+/// The standby answers them as the primary would: none of them does anything but roll back.
+#[test]
+fn what_ends_a_failed_transaction_and_what_does_not_is_the_standbys() {
+    let long = format!("/*{}*/ ROLLBACK", "x".repeat(10_000));
+    for text in [
+        "ROLLBACK WORK",
+        "rollback transaction;",
+        "COMMIT WORK",
+        "END TRANSACTION",
+        "COMMIT AND CHAIN",
+        "PREPARE TRANSACTION 'a'",
+        "/* tag */ ROLLBACK",
+        "ROLLBACK /* tag; */ ; ",
+        "-- \u{e9}\n;COMMIT -- \u{e9}",
+        "SELECT '\u{e9}'",
+        "SELECT 1; ROLLBACK",
+        "ROLLBACK TO SAVEPOINT a; COMMIT",
+        &long,
+    ] {
+        let (mut trial, standby) = failed();
+        let said = query(text);
+        if said.len() > 8192 {
+            assert_eq!(trial.client_says(&said[..8192]), 0, "it is to be seen whole");
+            assert!(!trial.closes(trial.client));
+        }
+        assert_eq!(trial.client_says(&said), said.len(), "{text}");
+        assert_eq!(trial.forwards_to(standby), said.len(), "{text}");
+        assert!(!trial.closes(trial.client), "{text}");
+    }
+}
+
+#[test]
+fn what_goes_on_behind_a_failed_transaction_is_the_primarys() {
+    for text in ["ROLLBACK; INSERT", "/* a */ ROLLBACK WORK; INSERT", "ABORT;;ROLLBACK"] {
+        let (mut trial, standby) = failed();
+        assert_eq!(trial.client_says(&query(text)), 0, "{text}");
+        assert_eq!(trial.said_to(standby), query("ROLLBACK"), "{text}");
+        assert_eq!(trial.said_to(trial.server), query("BEGIN"), "{text}");
+    }
+    for text in ["COMMIT; INSERT", "/* a */ END; INSERT", "ROLLBACK AND CHAIN; INSERT"] {
+        let (mut trial, standby) = failed();
+        trial.client_says(&query(text));
+        assert_eq!(trial.forwards_to(standby), 0, "{text}");
+        assert!(has_error(&trial.said_to(trial.client), "25P02"), "{text}");
+        assert!(trial.closes(trial.client), "{text}");
+    }
+}
+
+/// The messages that run a text.
+fn run(text: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    ask::parse(&mut out, b"", format!("{text}\0\0\0").as_bytes()).expect("it is short");
+    ask::bind(&mut out, b"", b"");
+    ask::execute(&mut out, b"");
+    out
+}
+
+const SYNC: &[u8] = b"S\0\0\0\x04";
+
+#[test]
+fn a_failed_transaction_may_be_ended_by_extended_messages_on_the_standby() {
+    let mut parse = Vec::new();
+    ask::parse(&mut parse, b"", b"ROLLBACK\0\0\0").expect("it is short");
+    let length = parse.len();
+    let both = run("ROLLBACK")[length..].to_vec();
+    let apart = [[&parse[..], SYNC].concat(), [&both[..], SYNC].concat()];
+    let long = [&b"B\0\0\x40\0\0x\0"[..], &[0; 100]].concat();
+    for segments in [
+        &apart[..],
+        &[[run("COMMIT /* tag */"), SYNC.to_vec()].concat()],
+        &[[run("INSERT"), run("COMMIT"), SYNC.to_vec()].concat()],
+        &[long],
+    ] {
+        let (mut trial, standby) = failed();
+        for segment in segments {
+            assert_eq!(trial.client_says(segment), segment.len());
+            assert!(trial.forwards_to(standby) > 0);
+            assert!(!trial.closes(trial.client));
+            if segments.len() > 1 {
+                trial.receives(standby, b"1\0\0\0\x04Z\0\0\0\x05E");
+            }
+        }
+    }
+    let (mut trial, standby) = failed();
+    trial.client_says(&[run("COMMIT"), run("INSERT"), SYNC.to_vec()].concat());
+    assert_eq!(trial.forwards_to(standby), 0);
+    assert!(has_error(&trial.said_to(trial.client), "25P02"));
 }
