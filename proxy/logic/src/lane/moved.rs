@@ -124,6 +124,8 @@ impl Lane {
         let Some(client) = self.clients.get_mut(id) else { return };
         if let Some(reading) = &mut client.reading {
             reading.stage = Stage::Off;
+            // What is refused later has nothing to do with it.
+            reading.bytes.clear();
         }
     }
 

@@ -104,3 +104,28 @@ fn a_standby_that_fails_and_then_ends_is_left_without_a_word() {
     assert!(!trial.closes(trial.client));
     assert!(trial.said_to(trial.server).ends_with(&read));
 }
+
+/// What was answered before has nothing to do with it.
+#[test]
+fn a_write_that_is_refused_is_learned_and_no_text_before_it() {
+    let refused = |status: u8| [&error("25006")[..], b"Z\0\0\0\x05", &[status]].concat();
+    let (mut trial, standby) = Trial::routed("");
+    for again in [false, true] {
+        let begin = query("BEGIN READ ONLY");
+        assert_eq!(trial.client_says(&begin), begin.len());
+        assert_eq!(trial.forwards_to(standby), begin.len(), "again: {again}");
+        trial.receives(standby, BEGUN);
+        assert!(trial.client_says(&query("INSERT INTO t VALUES (1)")) > 0);
+        trial.receives(standby, &refused(b'E'));
+        assert!(trial.client_says(&query("ROLLBACK")) > 0);
+        trial.receives(standby, b"C\0\0\0\x0dROLLBACK\0Z\0\0\0\x05I");
+    }
+    let reader = trial.enter_readonly(standby);
+    for (text, answer) in [("SELECT 1", ANSWERED.to_vec()), ("INSERT INTO t", refused(b'I'))] {
+        assert!(trial.receives(reader, &query(text)) > 0);
+        trial.receives(standby, &answer);
+    }
+    let read = query("SELECT 1");
+    assert_eq!(trial.client_says(&read), read.len());
+    assert_eq!(trial.forwards_to(standby), read.len());
+}
