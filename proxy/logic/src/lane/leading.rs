@@ -278,6 +278,9 @@ impl Lane {
             return false;
         }
         let aim = self.aim_of(id, home, bytes);
+        if aim == Aim::Open && self.is_shown_again(id, bytes) {
+            return false;
+        }
         let stays = aim == Aim::Replica && leaves_nothing(bytes);
         self.count_route(id, home, stays);
         if stays {
@@ -287,6 +290,13 @@ impl Lane {
         }
         self.lead_home(now, id, server, aim, actions);
         false
+    }
+
+    /// Whether a text that is not there whole is shown again when it is, before any of it is sent.
+    fn is_shown_again(&self, id: ConnId, bytes: &[u8]) -> bool {
+        let cut = |head: Header| head.total() > bytes.len();
+        header(bytes, LENGTH_MAX).is_ok_and(|head| head.is_some_and(cut))
+            && (bytes.first() == Some(&b'Q') || self.looks(id))
     }
 
     /// What a client says whose transaction has failed on a standby. That refuses all but the end;
@@ -340,8 +350,8 @@ impl Lane {
     /// Takes a transaction from a standby, on which nothing of it is under way: the primary's
     /// begins with what follows.
     fn lead_home(&mut self, now: Instant, id: ConnId, server: ConnId, aim: Aim, actions: &mut Out) {
-        // It is not looked at again when the rest of it has come.
-        self.note_primary(id, if aim == Aim::Open { Aim::Primary { defines: true } } else { aim });
+        // What has come of it defines nothing; the rest is looked at there, when it comes.
+        self.note_primary(id, if aim == Aim::Open { Aim::PRIMARY } else { aim });
         self.goes_on_at_home(id, true);
         self.drop_cancel(now, server, actions);
         let Some(far) = self.server_mut(server) else { return };

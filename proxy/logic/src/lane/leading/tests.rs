@@ -273,3 +273,29 @@ fn a_failed_transaction_may_be_ended_by_extended_messages_on_the_standby() {
     assert_eq!(trial.forwards_to(standby), 0);
     assert!(has_error(&trial.said_to(trial.client), "25P02"));
 }
+
+/// What it does is known when it is whole; until then it is not said to change what names mean.
+#[test]
+fn a_read_that_comes_in_pieces_changes_nothing_for_others() {
+    let (mut trial, standby) = reading();
+    let read = query(&format!("SELECT 1 /*{}*/", "x".repeat(10_000)));
+    assert_eq!(trial.client_says(&read[..8192]), 0);
+    assert_eq!(trial.client_says(&read), read.len());
+    assert_eq!(trial.forwards_to(standby), read.len(), "it is where it was");
+    trial.receives(standby, READ);
+    let mut parse = Vec::new();
+    ask::parse(&mut parse, b"", b"SELECT $1\0\0\0").expect("it is short");
+    let bind = [&b"B\0\0\x40\0\0\0"[..], &[0; 0x4000 - 6]].concat();
+    assert_eq!(trial.client_says(&[&parse[..], &bind[..100]].concat()), 0);
+    assert_eq!(trial.said_to(trial.server), query("BEGIN"));
+    trial.server_says(BEGUN);
+    let mut execute = Vec::new();
+    ask::execute(&mut execute, b"");
+    let rest = [&parse[..], &bind, &execute, SYNC].concat();
+    assert_eq!(trial.client_says(&rest), rest.len());
+    trial.server_says(&[b"1\0\0\0\x042\0\0\0\x04", READ].concat());
+    assert!(trial.client_says(&query("COMMIT")) > 0);
+    trial.server_says(b"C\0\0\0\x0bCOMMIT\0Z\0\0\0\x05I");
+    assert_eq!(trial.lane.idle_servers(), 1, "the transaction is over");
+    assert!(trial.lane.pools.iter().any(|pool| pool.catalog.is_some()), "it is as it was");
+}
