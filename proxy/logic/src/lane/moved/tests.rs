@@ -129,3 +129,32 @@ fn a_write_that_is_refused_is_learned_and_no_text_before_it() {
     assert_eq!(trial.client_says(&read), read.len());
     assert_eq!(trial.forwards_to(standby), read.len());
 }
+
+/// What is not followed keeps its client where it is, which a standby is not for.
+#[test]
+fn statements_that_are_not_followed_are_the_primarys() {
+    for begins in [false, true] {
+        let (mut trial, standby) = Trial::routed("pool.prepared_statements = 0");
+        if begins {
+            trial.begin();
+        }
+        let mut said = Vec::new();
+        write::parse(&mut said, b"", b"SELECT 1\0\0\0").expect("it is short");
+        write::bind(&mut said, b"", b"");
+        write::execute(&mut said, b"");
+        write::sync(&mut said);
+        let mut taken = trial.client_says(&said);
+        if begins {
+            trial.server_says(BEGUN);
+            taken = trial.client_says(&said);
+        }
+        assert_eq!(taken, said.len());
+        assert_eq!(trial.forwards_to(standby), 0);
+        assert_eq!(trial.forwards_to(trial.server), said.len());
+        trial.server_says(&[b"1\0\0\0\x042\0\0\0\x04", ANSWERED].concat());
+        assert!(!trial.closes(trial.client));
+    }
+    let (mut trial, standby) = Trial::routed("pool.prepared_statements = 0");
+    assert!(trial.client_says(&query("BEGIN READ ONLY")) > 0);
+    assert_eq!(trial.forwards_to(standby), 0, "it could not leave it");
+}
