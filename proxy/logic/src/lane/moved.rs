@@ -355,7 +355,7 @@ impl Lane {
             return;
         };
         let bytes = core::mem::take(&mut reading.bytes);
-        let mut told = reading.told;
+        let told = reading.told;
         reading.moves = reading.moves.saturating_add(1);
         // A second standby may be lost as the first one was.
         let again = client.readonly && told == 0 && reading.moves < AGAIN_MAX;
@@ -365,15 +365,17 @@ impl Lane {
             far.hides = told;
         }
         let mut rest = &bytes[..];
+        let mut heard = told;
         while let Ok(Some(head)) = header(rest, LENGTH_MAX) {
             let (shown, behind) = rest.split_at(head.total());
             rest = behind;
             let message = Message { head, at: 0, shown };
-            if told > 0 && self.has_parsed(id, message) {
+            let confirmed = heard > 0;
+            heard = heard.saturating_sub(answers_to(message));
+            if confirmed && self.has_parsed(id, message) {
                 // It was told so, and the name means that statement.
-                told -= 1;
                 if let Some(far) = self.server_mut(server) {
-                    far.hides -= 1;
+                    far.hides = far.hides.saturating_sub(1);
                 }
                 continue;
             }
@@ -431,6 +433,17 @@ impl Lane {
         Self::say(id, &write::ErrorText::error(code, message), actions);
         actions.write(id, |out| write::ready_for_query(out, b'I'));
         true
+    }
+}
+
+/// How many answers a message has that was answered without a row.
+fn answers_to(message: Message<'_>) -> u32 {
+    match (message.head.tag, message.shown.get(Header::SIZE)) {
+        // Its parameters, and its columns.
+        (b'D', Some(b'S')) => 2,
+        (b'H' | b'S', _) => 0,
+        // Of an Execute only a BEGIN.
+        _ => 1,
     }
 }
 

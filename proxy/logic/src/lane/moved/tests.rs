@@ -158,3 +158,32 @@ fn statements_that_are_not_followed_are_the_primarys() {
     assert!(trial.client_says(&query("BEGIN READ ONLY")) > 0);
     assert_eq!(trial.forwards_to(standby), 0, "it could not leave it");
 }
+
+/// Only what the standby has confirmed in this segment: names that the client had before are in
+/// use, and it is to hear so.
+#[test]
+fn a_name_that_was_in_use_before_a_move_is_in_use_behind_it() {
+    let (mut trial, standby) = Trial::routed("");
+    let parse = |name: &[u8]| {
+        let mut out = Vec::new();
+        write::parse(&mut out, name, b"SELECT 1\0\0\0").expect("it is short");
+        out
+    };
+    let mut sync = Vec::new();
+    write::sync(&mut sync);
+    let both = [parse(b"s"), parse(b"t"), sync.clone()].concat();
+    assert_eq!(trial.client_says(&both), both.len());
+    trial.receives(standby, b"1\0\0\0\x04Z\0\0\0\x05I");
+    let mut segment = Vec::new();
+    write::close(&mut segment, b'S', b"s");
+    segment.extend(parse(b"s"));
+    write::parse(&mut segment, b"u", b"SELECT 2\0\0\0").expect("it is short");
+    segment.extend([parse(b"t"), sync].concat());
+    assert_eq!(trial.client_says(&segment), segment.len());
+    assert_eq!(trial.said_to(trial.client), b"3\0\0\0\x041\0\0\0\x04");
+    trial.receives(standby, &[&error("0A000")[..], b"Z\0\0\0\x05I"].concat());
+    let said = trial.said_to(trial.server);
+    let count = said.windows(8).filter(|word| word == b"SELECT 1").count();
+    assert_eq!(count, 2, "{}", said.escape_ascii());
+    assert_eq!(trial.said_to(trial.client), b"");
+}
