@@ -3,6 +3,7 @@
 use crate::id::ConnId;
 use crate::lane::trial::standby::BEGUN;
 use crate::lane::trial::{ANSWERED, Trial, error, has_error, query};
+use crate::ledger::{Expect, Origin};
 use crate::mail::{Entrance, Event};
 use crate::time::Duration;
 use crate::topology::Role;
@@ -298,4 +299,23 @@ fn a_read_that_comes_in_pieces_changes_nothing_for_others() {
     trial.server_says(b"C\0\0\0\x0bCOMMIT\0Z\0\0\0\x05I");
     assert_eq!(trial.lane.idle_servers(), 1, "the transaction is over");
     assert!(trial.lane.pools.iter().any(|pool| pool.catalog.is_some()), "it is as it was");
+}
+
+/// What was said without a Sync is lost with the standby, whatever of it was answered.
+#[test]
+fn who_loses_half_a_segment_does_not_go_on() {
+    for ends in [true, false] {
+        let (mut trial, standby) = reading();
+        trial.with_lane(|lane, _, _| {
+            let ledger = &mut lane.server_mut(standby).expect("it").ledger;
+            ledger.push(Expect::Parse, Origin::Own, 0);
+            ledger.answer(b'1', &mut Vec::new()).expect("it is due");
+            if ends {
+                ledger.push(Expect::Sync, Origin::Own, 0);
+                ledger.answer(b'Z', &mut Vec::new()).expect("it is due");
+            }
+        });
+        trial.happens(Event::Ended { conn: standby });
+        assert_eq!(trial.closes(trial.client), !ends);
+    }
 }
