@@ -298,8 +298,8 @@ impl Lane {
         let Some(id) = far.client.take() else { return };
         actions.push(Action::Unpair(server));
         self.drop_cancel(now, server, actions);
+        // Nobody gets it before all that has come of it is read: see `answers`.
         self.limit_cleaning(now, server);
-        self.settle_abandoned(now, server, actions);
         self.go_home(now, id, actions);
         actions.push(Action::Resume(id));
     }

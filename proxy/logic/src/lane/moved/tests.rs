@@ -187,3 +187,16 @@ fn a_name_that_was_in_use_before_a_move_is_in_use_behind_it() {
     assert_eq!(count, 2, "{}", said.escape_ascii());
     assert_eq!(trial.said_to(trial.client), b"");
 }
+
+/// Whoever gets the standby's server when a client leaves it has not asked anything yet.
+#[test]
+fn who_gets_the_server_of_a_read_that_has_moved_keeps_it() {
+    let (mut trial, standby) = Trial::routed("");
+    let read = query("SELECT 1");
+    assert_eq!(trial.client_says(&read), read.len());
+    let next = trial.enter(Entrance::default());
+    assert_eq!(trial.receives(next, &read), 0, "it waits for the standby");
+    trial.receives(standby, &[&error("40001")[..], b"Z\0\0\0\x05I"].concat());
+    let server = trial.lane.clients.get(next).expect("it").server;
+    assert_eq!(server, Some(standby));
+}
