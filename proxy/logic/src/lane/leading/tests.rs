@@ -4,7 +4,7 @@ use crate::id::ConnId;
 use crate::lane::trial::standby::BEGUN;
 use crate::lane::trial::{ANSWERED, Trial, error, has_error, query};
 use crate::ledger::{Expect, Origin};
-use crate::mail::{Entrance, Event};
+use crate::mail::{Entrance, Event, Mail, Order};
 use crate::time::Duration;
 use crate::topology::Role;
 use pgring_wire::backend::write::{self as say, ErrorText};
@@ -317,5 +317,35 @@ fn who_loses_half_a_segment_does_not_go_on() {
         });
         trial.happens(Event::Ended { conn: standby });
         assert_eq!(trial.closes(trial.client), !ends);
+    }
+}
+
+/// As a transaction that has a server is left alone by a shutdown, until it ends.
+#[test]
+fn a_transaction_that_no_server_knows_of_outlives_a_shutdown() {
+    for (order, writes) in [
+        (Order::DrainClients, false),
+        (Order::DrainClients, true),
+        (Order::DrainServers, false),
+        (Order::DrainServers, true),
+    ] {
+        let (mut trial, _) = Trial::routed("");
+        trial.begin();
+        trial.happens(Event::Mail(Mail::Order { number: 1, order: order.clone() }));
+        assert!(!trial.closes(trial.client) && !trial.is_done(), "it was told that it has begun");
+        if writes {
+            assert_eq!(trial.client_says(&write()), 0);
+            trial.server_says(BEGUN);
+            assert!(trial.client_says(&write()) > 0);
+            trial.server_says(READ);
+        }
+        assert!(!trial.closes(trial.client) && !trial.is_done());
+        assert!(trial.client_says(&query("COMMIT")) > 0);
+        if writes {
+            trial.server_says(b"C\0\0\0\x0bCOMMIT\0Z\0\0\0\x05I");
+        }
+        assert!(trial.closes(trial.client), "{order:?}, writes: {writes}");
+        trial.happens(Event::Closed { conn: trial.client });
+        assert!(trial.is_done() || writes, "{order:?}");
     }
 }
