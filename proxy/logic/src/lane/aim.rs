@@ -244,8 +244,10 @@ impl Lane {
             let small = head.body() <= self.config.limits.statement_bytes_max;
             let text = matches!(head.tag, b'Q' | b'P');
             // A text that comes in pieces is looked at when it is whole; one that is too large for
-            // that may be anything, and so may a Bind of which not even the names are there.
-            return match (text, small) {
+            // that, or is not followed, may be anything, and so may a Bind of which not even the
+            // names are there.
+            let looked = small && (head.tag == b'Q' || self.follows(home));
+            return match (text, looked) {
                 (true, true) => Aim::Open,
                 (true, false) => Aim::Primary { defines: !is_data(&bytes[Header::SIZE..]) },
                 (false, _) => Aim::PRIMARY,
@@ -260,7 +262,8 @@ impl Lane {
         match message[0] {
             b'Q' => query(body).map_or(Aim::PRIMARY, |text| self.aim_of_text(id, home, text)),
             b'P' => {
-                Parse::read(body).map_or(Aim::PRIMARY, |it| self.aim_of_text(id, home, it.text))
+                let aim = Parse::read(body).map(|it| self.aim_of_text(id, home, it.text));
+                aim.map_or(Aim::PRIMARY, |aim| self.aim_of_parse(home, aim))
             }
             b'B' => match bind_names(body) {
                 Some(names) if parsed.contains(&names.statement) => Aim::Replica,
@@ -306,7 +309,10 @@ impl Lane {
                 Aim::Quiet
             }
             Verdict::Begin { plain: true, .. } if self.may_lead(id, home) => Aim::Begin,
-            Verdict::Begin { read_only: true, serializable: false, .. } => Aim::Opens,
+            // What is parsed in it could not leave the standby.
+            Verdict::Begin { read_only: true, serializable: false, .. } if self.follows(home) => {
+                Aim::Opens
+            }
             Verdict::Read => Aim::Replica,
             Verdict::Begin { .. } | Verdict::Primary { writes: false, .. } => Aim::Quiet,
             Verdict::Primary { defines, .. } => {

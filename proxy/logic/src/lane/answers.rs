@@ -191,12 +191,10 @@ impl Lane {
                 far.left = head.total() - shown.len();
                 far.forward = !parting;
                 far.unfit = true;
-                if parting {
-                    self.skipped = skipped;
-                    return;
+                let to = far.client.filter(|_| !parting);
+                if to.is_some() {
+                    far.note_error(body, true);
                 }
-                let to = far.client;
-                far.dying |= to.is_some() && ErrorView::new(body).is_fatal();
                 self.forward_answer(id, to, at, at + shown.len(), actions);
             }
             Err(violation) => {
@@ -275,7 +273,7 @@ impl Lane {
     fn erred(&mut self, id: ConnId, body: &[u8], whose: Option<Entry>, actions: &mut Out) {
         let view = ErrorView::new(body);
         let Some(far) = self.server_mut(id) else { return };
-        far.dying |= view.is_fatal();
+        far.note_error(body, far.forward && far.client.is_some());
         if far.client.is_none() && far.ledger.is_skipping() {
             // The Sync its client can no longer send.
             far.ledger.push(Expect::Sync, Origin::Own, 0);

@@ -135,6 +135,7 @@ impl Lane {
             begun: None,
             beginning: false,
             dying: false,
+            parted: false,
             error: None,
             cleaning: None,
             scheduled: Scheduled::default(),

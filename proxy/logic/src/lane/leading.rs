@@ -20,8 +20,8 @@ use crate::id::ConnId;
 use crate::lane::aim::Aim;
 use crate::lane::client::Client;
 use crate::lane::segment::{
-    begins_with, leaves_nothing, looks_like_begin, messages, only_ends, rolls_back_first, runs,
-    text_in,
+    First, begins_with, first_in, first_of, leaves_nothing, looks_like_begin, messages, only_ends,
+    runs, text_in,
 };
 use crate::lane::server::purpose;
 use crate::lane::traffic::{Message, Step};
@@ -30,7 +30,7 @@ use crate::time::Instant;
 use pgring_wire::backend::sqlstate;
 use pgring_wire::backend::write::{self, ErrorText};
 use pgring_wire::client::{Parse, bind_names};
-use pgring_wire::frame::{LENGTH_MAX, header};
+use pgring_wire::frame::{Header, LENGTH_MAX, header};
 
 /// How far such a transaction has come.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -254,8 +254,8 @@ impl Lane {
     ) -> bool {
         let home = self.clients.get(id).and_then(|client| client.home);
         let (Some(home), Some(far)) = (home, self.server_ref(server)) else { return false };
-        if far.ledger.is_unsynced() || self.is_begun(id) {
-            // Its segment was seen whole.
+        if far.ledger.is_unsynced() || self.is_begun(id) || far.parted {
+            // Its segment was seen whole; or its session has ended.
             return false;
         }
         let leaves = far.ledger.is_waiting() || far.cancels > 0 || far.left > 0;
@@ -278,6 +278,9 @@ impl Lane {
             return false;
         }
         let aim = self.aim_of(id, home, bytes);
+        if aim == Aim::Open && self.is_shown_again(id, bytes) {
+            return false;
+        }
         let stays = aim == Aim::Replica && leaves_nothing(bytes);
         self.count_route(id, home, stays);
         if stays {
@@ -287,6 +290,13 @@ impl Lane {
         }
         self.lead_home(now, id, server, aim, actions);
         false
+    }
+
+    /// Whether a text that is not there whole is shown again when it is, before any of it is sent.
+    fn is_shown_again(&self, id: ConnId, bytes: &[u8]) -> bool {
+        let cut = |head: Header| head.total() > bytes.len();
+        header(bytes, LENGTH_MAX).is_ok_and(|head| head.is_some_and(cut))
+            && (bytes.first() == Some(&b'Q') || self.looks(id))
     }
 
     /// What a client says whose transaction has failed on a standby. That refuses all but the end;
@@ -299,30 +309,49 @@ impl Lane {
         bytes: &[u8],
         actions: &mut Out,
     ) {
-        if text_in(bytes).is_some_and(rolls_back_first) {
-            return self.lead_home(now, id, server, Aim::PRIMARY, actions);
-        }
-        let mut rest = bytes;
-        while let Ok(Some(head)) = header(rest, LENGTH_MAX) {
-            let message = rest.get(..head.total()).unwrap_or(rest);
-            rest = &rest[message.len()..];
-            if self.may_end(id, message) {
+        let first = match (bytes.first(), text_in(bytes)) {
+            (Some(b'Q'), Some(text)) => first_of(text),
+            (Some(b'Q'), None) => self.first_of_cut(bytes),
+            (_, _) => first_in(bytes, |name| self.ends_failed(id, name)),
+        };
+        match first {
+            First::Refused | First::Ends => {}
+            First::RollsBack => self.lead_home(now, id, server, Aim::PRIMARY, actions),
+            First::GoesOn => {
                 // A COMMIT among others would be answered as one that has succeeded, elsewhere.
                 let message = "the transaction has failed, and what ends it must be said alone";
                 let text = ErrorText::fatal(sqlstate::IN_FAILED_SQL_TRANSACTION, message);
-                return self.fatal(now, id, &text.with_hint("Say ROLLBACK first."), actions);
-            }
-            if matches!(head.tag, b'S' | b'Q') || message.len() < head.total() {
-                return;
+                self.fatal(now, id, &text.with_hint("Say ROLLBACK first."), actions);
             }
         }
+    }
+
+    /// What a Query does first that is not there whole: if it may be looked at, it comes here again
+    /// when it is.
+    fn first_of_cut(&self, bytes: &[u8]) -> First {
+        let large = header(bytes, LENGTH_MAX).is_ok_and(|head| {
+            head.is_some_and(|it| it.body() > self.config.limits.statement_bytes_max)
+        });
+        match first_of(bytes.get(Header::SIZE..).unwrap_or_default()) {
+            First::Ends | First::RollsBack | First::GoesOn if large => First::GoesOn,
+            First::Refused | First::Ends | First::RollsBack | First::GoesOn => First::Refused,
+        }
+    }
+
+    /// Whether a statement that a client has parsed ends a transaction that has failed.
+    fn ends_failed(&self, id: ConnId, name: &[u8]) -> bool {
+        let Some(client) = self.clients.get(id) else { return false };
+        let unnamed = client.unnamed.as_ref().filter(|_| name.is_empty()).map(|it| &it.body[..]);
+        let known = client.names.get(name).map(|known| &**self.texts.body(known));
+        let body = unnamed.or(known);
+        body.is_some_and(|body| first_of(super::lending::text_of(body)) == First::Ends)
     }
 
     /// Takes a transaction from a standby, on which nothing of it is under way: the primary's
     /// begins with what follows.
     fn lead_home(&mut self, now: Instant, id: ConnId, server: ConnId, aim: Aim, actions: &mut Out) {
-        // It is not looked at again when the rest of it has come.
-        self.note_primary(id, if aim == Aim::Open { Aim::Primary { defines: true } } else { aim });
+        // What has come of it defines nothing; the rest is looked at there, when it comes.
+        self.note_primary(id, if aim == Aim::Open { Aim::PRIMARY } else { aim });
         self.goes_on_at_home(id, true);
         self.drop_cancel(now, server, actions);
         let Some(far) = self.server_mut(server) else { return };

@@ -190,10 +190,12 @@ impl Lane {
         let opening = far.is_opening();
         let client = far.client.take();
         let (running, dying, counted) = (far.ledger.is_clients(), far.dying, far.counted);
+        let within = running || far.ledger.is_unsynced() || far.ledger.is_skipping();
         let from = (far.pool, far.step);
         let status = far.status;
         let open = status != b'I';
         let torn = tears(far);
+        let stays = !torn && !far.parted;
         let error = far.error.take();
         let failure = opening.then(|| match &error {
             Some(error) => (**error).clone(),
@@ -219,11 +221,11 @@ impl Lane {
             }
             return self.refuse_welcome(now, client, &error.code, &error.message, actions);
         }
-        if !torn && self.survives(client, from.0) {
+        if stays && self.survives(client, from.0) {
             self.go_home(now, client, actions);
             return actions.push(Action::Resume(client));
         }
-        if !torn && !running && self.leads_on(now, client, (from.0, status)) {
+        if stays && !within && self.leads_on(now, client, (from.0, status)) {
             return actions.push(Action::Resume(client));
         }
         if !dying && !torn {

@@ -225,6 +225,7 @@ impl Lane {
             unfit: false,
             begun: None,
             dying: false,
+            parted: false,
             error: None,
             cleaning: None,
             scheduled: Scheduled::default(),

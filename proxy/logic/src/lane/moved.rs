@@ -27,6 +27,9 @@ const BYTES_MAX: usize = 16 * 1024;
 const MOVING: [&[u8]; 8] =
     [b"25006", b"0A000", b"55000", b"40001", b"40P01", b"57P01", b"57P02", b"57P03"];
 
+/// How often a read that must stay on standbys is said again: what it does may be what ends them.
+const AGAIN_MAX: u8 = 2;
+
 /// Those of them that any standby makes.
 const REFUSING: [&[u8]; 3] = [b"25006", b"0A000", b"55000"];
 
@@ -40,6 +43,8 @@ pub(super) struct Reading {
     /// Those of them that describe rows, as they came: those of the primary must be the same.
     described: Vec<u8>,
     stage: Stage,
+    /// How often it has been said again.
+    moves: u8,
     /// How far its transaction has come, if that has only read so far.
     pub(super) leading: Option<Leading>,
 }
@@ -78,6 +83,7 @@ impl Lane {
         reading.bytes.clear();
         reading.described.clear();
         reading.told = 0;
+        reading.moves = 0;
         reading.stage = Stage::Open;
     }
 
@@ -118,6 +124,8 @@ impl Lane {
         let Some(client) = self.clients.get_mut(id) else { return };
         if let Some(reading) = &mut client.reading {
             reading.stage = Stage::Off;
+            // What is refused later has nothing to do with it.
+            reading.bytes.clear();
         }
     }
 
@@ -290,8 +298,8 @@ impl Lane {
         let Some(id) = far.client.take() else { return };
         actions.push(Action::Unpair(server));
         self.drop_cancel(now, server, actions);
+        // Nobody gets it before all that has come of it is read: see `answers`.
         self.limit_cleaning(now, server);
-        self.settle_abandoned(now, server, actions);
         self.go_home(now, id, actions);
         actions.push(Action::Resume(id));
     }
@@ -347,24 +355,27 @@ impl Lane {
             return;
         };
         let bytes = core::mem::take(&mut reading.bytes);
-        let mut told = reading.told;
+        let told = reading.told;
+        reading.moves = reading.moves.saturating_add(1);
         // A second standby may be lost as the first one was.
-        let again = client.readonly && told == 0;
+        let again = client.readonly && told == 0 && reading.moves < AGAIN_MAX;
         reading.stage = Stage::Off;
         client.again = true;
         if let Some(far) = self.server_mut(server) {
             far.hides = told;
         }
         let mut rest = &bytes[..];
+        let mut heard = told;
         while let Ok(Some(head)) = header(rest, LENGTH_MAX) {
             let (shown, behind) = rest.split_at(head.total());
             rest = behind;
             let message = Message { head, at: 0, shown };
-            if told > 0 && self.has_parsed(id, message) {
+            let confirmed = heard > 0;
+            heard = heard.saturating_sub(answers_to(message));
+            if confirmed && self.has_parsed(id, message) {
                 // It was told so, and the name means that statement.
-                told -= 1;
                 if let Some(far) = self.server_mut(server) {
-                    far.hides -= 1;
+                    far.hides = far.hides.saturating_sub(1);
                 }
                 continue;
             }
@@ -422,6 +433,17 @@ impl Lane {
         Self::say(id, &write::ErrorText::error(code, message), actions);
         actions.write(id, |out| write::ready_for_query(out, b'I'));
         true
+    }
+}
+
+/// How many answers a message has that was answered without a row.
+fn answers_to(message: Message<'_>) -> u32 {
+    match (message.head.tag, message.shown.get(Header::SIZE)) {
+        // Its parameters, and its columns.
+        (b'D', Some(b'S')) => 2,
+        (b'H' | b'S', _) => 0,
+        // Of an Execute only a BEGIN.
+        _ => 1,
     }
 }
 

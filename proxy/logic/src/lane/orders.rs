@@ -6,7 +6,7 @@ use crate::id::{ConnId, PoolKey};
 use crate::lane::client::Phase;
 use crate::lane::nodes::Round;
 use crate::lane::pool::Hungry;
-use crate::lane::server::Phase as ServerPhase;
+use crate::lane::server::{Phase as ServerPhase, Server};
 use crate::lane::{Lane, Out};
 use crate::mail::{Mail, Order, Report};
 use crate::time::Instant;
@@ -320,7 +320,8 @@ impl Lane {
                 client.server.is_none()
                     && !matches!(client.phase, Phase::Console(_) | Phase::Cancelling | Phase::Gone)
             });
-            if idle {
+            // Who was told that its transaction has begun may end it, as with a server.
+            if idle && !self.is_deferred(id) {
                 let text = ErrorText::fatal(sqlstate::ADMIN_SHUTDOWN, "pgring is shutting down");
                 self.fatal(now, id, &text, actions);
             }
@@ -338,9 +339,15 @@ impl Lane {
                 .clients
                 .iter()
                 .all(|(_, client)| matches!(client.phase, Phase::Console(_) | Phase::Gone)),
-            Order::DrainServers => self.servers.iter().all(|(_, far)| {
-                far.server().is_none_or(|far| !matches!(far.phase, ServerPhase::Busy))
-            }),
+            Order::DrainServers => {
+                let busy = |far: &Server| matches!(far.phase, ServerPhase::Busy);
+                // A transaction that no server knows of yet is one, too.
+                self.servers.iter().all(|(_, far)| !far.server().is_some_and(busy))
+                    && self
+                        .clients
+                        .iter()
+                        .all(|(_, it)| it.is_gone() || Self::status_of(it) == b'I')
+            }
             Order::Resume(_) | Order::Reconnect(_) | Order::KillClient(_) => true,
         }
     }

@@ -96,7 +96,7 @@ impl Lane {
     }
 
     /// Whether a message may end the transaction that is open.
-    pub(super) fn may_end(&mut self, id: ConnId, bytes: &[u8]) -> bool {
+    fn may_end(&mut self, id: ConnId, bytes: &[u8]) -> bool {
         let Ok(Some(head)) = header(bytes, LENGTH_MAX) else { return true };
         let Some(body) = bytes.get(Header::SIZE..head.total()) else { return true };
         let text = match head.tag {

@@ -10,6 +10,7 @@ use crate::prepared::{ServerStatements, StatementId};
 use crate::state::{Inspected, Parameters};
 use crate::time::Instant;
 use crate::timers::Scheduled;
+use pgring_wire::backend::ErrorView;
 use std::sync::Arc;
 
 /// Where a server is in its life.
@@ -127,8 +128,10 @@ pub(super) struct Server {
     pub(super) begun: Option<&'static str>,
     /// Nothing may be sent before it has answered a BEGIN on its client's behalf.
     pub(super) beginning: bool,
-    /// It said FATAL: its end is near and has been told to the client.
+    /// It said FATAL: its end is near.
     pub(super) dying: bool,
+    /// And its client has heard that, whose session ends with it.
+    pub(super) parted: bool,
     /// An error of the server's own login or query, kept for whoever waits.
     pub(super) error: Option<Box<ServerError>>,
     /// The client is gone, what it left is being cleaned up; not for longer than this.
@@ -195,6 +198,13 @@ impl Server {
     /// Whether it is not to be closed or used any more.
     pub(super) fn is_gone(&self) -> bool {
         matches!(self.phase, Phase::Leaving | Phase::Gone)
+    }
+
+    /// It has said an error, which its client hears or not: a fatal one is its last word.
+    pub(super) fn note_error(&mut self, body: &[u8], heard: bool) {
+        let fatal = ErrorView::new(body).is_fatal();
+        self.dying |= fatal;
+        self.parted |= fatal && heard;
     }
 
     /// Whether nothing of an earlier client can show on it (invariant I2).

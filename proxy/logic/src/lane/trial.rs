@@ -169,6 +169,18 @@ impl Trial {
         self.actions.list.iter().any(closes)
     }
 
+    /// Whether an order has been carried out.
+    pub(super) fn is_done(&self) -> bool {
+        let done = |action: &Action<Mail>| {
+            if let Action::Tell(mail) = action {
+                matches!(**mail, Mail::Done { .. })
+            } else {
+                false
+            }
+        };
+        self.actions.list.iter().any(done)
+    }
+
     /// Whether a connection is to be opened.
     pub(super) fn connects(&self) -> bool {
         self.connecting().is_some()

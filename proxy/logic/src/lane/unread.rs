@@ -1,6 +1,7 @@
-//! Parse messages that are too long to be read.
+//! Parse messages that are not read: too long, or of a pool that does not follow statements.
 
 use crate::id::ConnId;
+use crate::lane::aim::Aim;
 use crate::lane::statements::PREFIX;
 use crate::lane::traffic::{Message, Step};
 use crate::lane::{Lane, Out};
@@ -10,6 +11,21 @@ use crate::time::Instant;
 use pgring_wire::frame::Header;
 
 impl Lane {
+    /// Whether prepared statements of a pool's clients are followed.
+    pub(super) fn follows(&self, home: usize) -> bool {
+        self.pools[home].settings.prepared_statements > 0
+    }
+
+    /// What a Parse asks for whose text asks for `aim`: one that is not followed keeps its client
+    /// where it is, which must not be a standby.
+    pub(super) fn aim_of_parse(&self, home: usize, aim: Aim) -> Aim {
+        match aim {
+            Aim::Primary { .. } | Aim::Quiet | Aim::Open => aim,
+            Aim::Replica | Aim::Guess | Aim::Opens | Aim::Begin if self.follows(home) => aim,
+            Aim::Replica | Aim::Guess | Aim::Opens | Aim::Begin => Aim::Quiet,
+        }
+    }
+
     /// A Parse whose text is not read: it may do anything, and cannot be parsed again elsewhere.
     /// So it keeps its name, and its client the server.
     pub(super) fn parse_unread(

@@ -1,12 +1,19 @@
 //! What becomes of a client whose transaction a server has not begun yet, or does not begin.
 
+use crate::id::ConnId;
 use crate::lane::trial::standby::BEGUN;
 use crate::lane::trial::{ANSWERED, Trial, error, has_error, query};
-use crate::mail::{Entrance, Event};
+use crate::ledger::{Expect, Origin};
+use crate::mail::{Entrance, Event, Mail, Order};
 use crate::time::Duration;
 use crate::topology::Role;
+use pgring_wire::backend::write::{self as say, ErrorText};
+use pgring_wire::client::write as ask;
 
 const READY: &[u8] = b"Z\0\0\0\x05I";
+
+/// What a server says to a statement without rows, within a transaction.
+const READ: &[u8] = b"C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05T";
 
 fn write() -> Vec<u8> {
     query("INSERT INTO t VALUES (1)")
@@ -141,4 +148,204 @@ fn a_transaction_that_leaves_a_promoted_node_is_the_last_there() {
     assert_eq!(trial.client_says(&write()), 0);
     assert!(trial.closes(standby));
     assert_eq!(trial.said_to(trial.server), query("BEGIN"));
+}
+
+/// A transaction that is on a standby, where its only read is answered.
+fn reading() -> (Trial, ConnId) {
+    let (mut trial, standby) = Trial::routed("");
+    trial.begin();
+    assert!(trial.client_says(&query("SELECT 1")) > 0);
+    trial.receives(standby, &[BEGUN, READ].concat());
+    (trial, standby)
+}
+
+/// A standby may have limits of its own, as `idle_in_transaction_session_timeout`.
+#[test]
+fn who_was_told_that_its_session_has_ended_does_not_go_on() {
+    for speaks in [false, true] {
+        let (mut trial, standby) = reading();
+        let mut last = Vec::new();
+        say::error(&mut last, &ErrorText::fatal("25P03", "as the test wants it"));
+        trial.receives(standby, &last);
+        assert_eq!(trial.forwards_to(trial.client), last.len());
+        if speaks {
+            trial.client_says(&write());
+            assert_eq!(trial.said_to(trial.server), b"", "it is nobody's transaction");
+        }
+        trial.happens(Event::Ended { conn: standby });
+        assert!(trial.closes(trial.client), "speaks: {speaks}");
+        assert_eq!(trial.said_to(trial.server), b"");
+    }
+}
+
+/// The same, whose second read has failed.
+fn failed() -> (Trial, ConnId) {
+    let (mut trial, standby) = reading();
+    assert!(trial.client_says(&query("SELECT 1")) > 0);
+    trial.receives(standby, &[&error("22012")[..], b"Z\0\0\0\x05E"].concat());
+    (trial, standby)
+}
+
+/// The standby answers them as the primary would: none of them does anything but roll back.
+#[test]
+fn what_ends_a_failed_transaction_and_what_does_not_is_the_standbys() {
+    let long = format!("/*{}*/ ROLLBACK", "x".repeat(10_000));
+    for text in [
+        "ROLLBACK WORK",
+        "rollback transaction;",
+        "COMMIT WORK",
+        "END TRANSACTION",
+        "COMMIT AND CHAIN",
+        "PREPARE TRANSACTION 'a'",
+        "/* tag */ ROLLBACK",
+        "ROLLBACK /* tag; */ ; ",
+        "-- \u{e9}\n;COMMIT -- \u{e9}",
+        "SELECT '\u{e9}'",
+        "SELECT 1; ROLLBACK",
+        "ROLLBACK TO SAVEPOINT a; COMMIT",
+        &long,
+    ] {
+        let (mut trial, standby) = failed();
+        let said = query(text);
+        if said.len() > 8192 {
+            assert_eq!(trial.client_says(&said[..8192]), 0, "it is to be seen whole");
+            assert!(!trial.closes(trial.client));
+        }
+        assert_eq!(trial.client_says(&said), said.len(), "{text}");
+        assert_eq!(trial.forwards_to(standby), said.len(), "{text}");
+        assert!(!trial.closes(trial.client), "{text}");
+    }
+}
+
+#[test]
+fn what_goes_on_behind_a_failed_transaction_is_the_primarys() {
+    for text in ["ROLLBACK; INSERT", "/* a */ ROLLBACK WORK; INSERT", "ABORT;;ROLLBACK"] {
+        let (mut trial, standby) = failed();
+        assert_eq!(trial.client_says(&query(text)), 0, "{text}");
+        assert_eq!(trial.said_to(standby), query("ROLLBACK"), "{text}");
+        assert_eq!(trial.said_to(trial.server), query("BEGIN"), "{text}");
+    }
+    for text in ["COMMIT; INSERT", "/* a */ END; INSERT", "ROLLBACK AND CHAIN; INSERT"] {
+        let (mut trial, standby) = failed();
+        trial.client_says(&query(text));
+        assert_eq!(trial.forwards_to(standby), 0, "{text}");
+        assert!(has_error(&trial.said_to(trial.client), "25P02"), "{text}");
+        assert!(trial.closes(trial.client), "{text}");
+    }
+}
+
+/// The messages that run a text.
+fn run(text: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    ask::parse(&mut out, b"", format!("{text}\0\0\0").as_bytes()).expect("it is short");
+    ask::bind(&mut out, b"", b"");
+    ask::execute(&mut out, b"");
+    out
+}
+
+const SYNC: &[u8] = b"S\0\0\0\x04";
+
+#[test]
+fn a_failed_transaction_may_be_ended_by_extended_messages_on_the_standby() {
+    let mut parse = Vec::new();
+    ask::parse(&mut parse, b"", b"ROLLBACK\0\0\0").expect("it is short");
+    let length = parse.len();
+    let both = run("ROLLBACK")[length..].to_vec();
+    let apart = [[&parse[..], SYNC].concat(), [&both[..], SYNC].concat()];
+    let long = [&b"B\0\0\x40\0\0x\0"[..], &[0; 100]].concat();
+    for segments in [
+        &apart[..],
+        &[[run("COMMIT /* tag */"), SYNC.to_vec()].concat()],
+        &[[run("INSERT"), run("COMMIT"), SYNC.to_vec()].concat()],
+        &[long],
+    ] {
+        let (mut trial, standby) = failed();
+        for segment in segments {
+            assert_eq!(trial.client_says(segment), segment.len());
+            assert!(trial.forwards_to(standby) > 0);
+            assert!(!trial.closes(trial.client));
+            if segments.len() > 1 {
+                trial.receives(standby, b"1\0\0\0\x04Z\0\0\0\x05E");
+            }
+        }
+    }
+    let (mut trial, standby) = failed();
+    trial.client_says(&[run("COMMIT"), run("INSERT"), SYNC.to_vec()].concat());
+    assert_eq!(trial.forwards_to(standby), 0);
+    assert!(has_error(&trial.said_to(trial.client), "25P02"));
+}
+
+/// What it does is known when it is whole; until then it is not said to change what names mean.
+#[test]
+fn a_read_that_comes_in_pieces_changes_nothing_for_others() {
+    let (mut trial, standby) = reading();
+    let read = query(&format!("SELECT 1 /*{}*/", "x".repeat(10_000)));
+    assert_eq!(trial.client_says(&read[..8192]), 0);
+    assert_eq!(trial.client_says(&read), read.len());
+    assert_eq!(trial.forwards_to(standby), read.len(), "it is where it was");
+    trial.receives(standby, READ);
+    let mut parse = Vec::new();
+    ask::parse(&mut parse, b"", b"SELECT $1\0\0\0").expect("it is short");
+    let bind = [&b"B\0\0\x40\0\0\0"[..], &[0; 0x4000 - 6]].concat();
+    assert_eq!(trial.client_says(&[&parse[..], &bind[..100]].concat()), 0);
+    assert_eq!(trial.said_to(trial.server), query("BEGIN"));
+    trial.server_says(BEGUN);
+    let mut execute = Vec::new();
+    ask::execute(&mut execute, b"");
+    let rest = [&parse[..], &bind, &execute, SYNC].concat();
+    assert_eq!(trial.client_says(&rest), rest.len());
+    trial.server_says(&[b"1\0\0\0\x042\0\0\0\x04", READ].concat());
+    assert!(trial.client_says(&query("COMMIT")) > 0);
+    trial.server_says(b"C\0\0\0\x0bCOMMIT\0Z\0\0\0\x05I");
+    assert_eq!(trial.lane.idle_servers(), 1, "the transaction is over");
+    assert!(trial.lane.pools.iter().any(|pool| pool.catalog.is_some()), "it is as it was");
+}
+
+/// What was said without a Sync is lost with the standby, whatever of it was answered.
+#[test]
+fn who_loses_half_a_segment_does_not_go_on() {
+    for ends in [true, false] {
+        let (mut trial, standby) = reading();
+        trial.with_lane(|lane, _, _| {
+            let ledger = &mut lane.server_mut(standby).expect("it").ledger;
+            ledger.push(Expect::Parse, Origin::Own, 0);
+            ledger.answer(b'1', &mut Vec::new()).expect("it is due");
+            if ends {
+                ledger.push(Expect::Sync, Origin::Own, 0);
+                ledger.answer(b'Z', &mut Vec::new()).expect("it is due");
+            }
+        });
+        trial.happens(Event::Ended { conn: standby });
+        assert_eq!(trial.closes(trial.client), !ends);
+    }
+}
+
+/// As a transaction that has a server is left alone by a shutdown, until it ends.
+#[test]
+fn a_transaction_that_no_server_knows_of_outlives_a_shutdown() {
+    for (order, writes) in [
+        (Order::DrainClients, false),
+        (Order::DrainClients, true),
+        (Order::DrainServers, false),
+        (Order::DrainServers, true),
+    ] {
+        let (mut trial, _) = Trial::routed("");
+        trial.begin();
+        trial.happens(Event::Mail(Mail::Order { number: 1, order: order.clone() }));
+        assert!(!trial.closes(trial.client) && !trial.is_done(), "it was told that it has begun");
+        if writes {
+            assert_eq!(trial.client_says(&write()), 0);
+            trial.server_says(BEGUN);
+            assert!(trial.client_says(&write()) > 0);
+            trial.server_says(READ);
+        }
+        assert!(!trial.closes(trial.client) && !trial.is_done());
+        assert!(trial.client_says(&query("COMMIT")) > 0);
+        if writes {
+            trial.server_says(b"C\0\0\0\x0bCOMMIT\0Z\0\0\0\x05I");
+        }
+        assert!(trial.closes(trial.client), "{order:?}, writes: {writes}");
+        trial.happens(Event::Closed { conn: trial.client });
+        assert!(trial.is_done() || writes, "{order:?}");
+    }
 }

@@ -104,3 +104,99 @@ fn a_standby_that_fails_and_then_ends_is_left_without_a_word() {
     assert!(!trial.closes(trial.client));
     assert!(trial.said_to(trial.server).ends_with(&read));
 }
+
+/// What was answered before has nothing to do with it.
+#[test]
+fn a_write_that_is_refused_is_learned_and_no_text_before_it() {
+    let refused = |status: u8| [&error("25006")[..], b"Z\0\0\0\x05", &[status]].concat();
+    let (mut trial, standby) = Trial::routed("");
+    for again in [false, true] {
+        let begin = query("BEGIN READ ONLY");
+        assert_eq!(trial.client_says(&begin), begin.len());
+        assert_eq!(trial.forwards_to(standby), begin.len(), "again: {again}");
+        trial.receives(standby, BEGUN);
+        assert!(trial.client_says(&query("INSERT INTO t VALUES (1)")) > 0);
+        trial.receives(standby, &refused(b'E'));
+        assert!(trial.client_says(&query("ROLLBACK")) > 0);
+        trial.receives(standby, b"C\0\0\0\x0dROLLBACK\0Z\0\0\0\x05I");
+    }
+    let reader = trial.enter_readonly(standby);
+    for (text, answer) in [("SELECT 1", ANSWERED.to_vec()), ("INSERT INTO t", refused(b'I'))] {
+        assert!(trial.receives(reader, &query(text)) > 0);
+        trial.receives(standby, &answer);
+    }
+    let read = query("SELECT 1");
+    assert_eq!(trial.client_says(&read), read.len());
+    assert_eq!(trial.forwards_to(standby), read.len());
+}
+
+/// What is not followed keeps its client where it is, which a standby is not for.
+#[test]
+fn statements_that_are_not_followed_are_the_primarys() {
+    for begins in [false, true] {
+        let (mut trial, standby) = Trial::routed("pool.prepared_statements = 0");
+        if begins {
+            trial.begin();
+        }
+        let mut said = Vec::new();
+        write::parse(&mut said, b"", b"SELECT 1\0\0\0").expect("it is short");
+        write::bind(&mut said, b"", b"");
+        write::execute(&mut said, b"");
+        write::sync(&mut said);
+        let mut taken = trial.client_says(&said);
+        if begins {
+            trial.server_says(BEGUN);
+            taken = trial.client_says(&said);
+        }
+        assert_eq!(taken, said.len());
+        assert_eq!(trial.forwards_to(standby), 0);
+        assert_eq!(trial.forwards_to(trial.server), said.len());
+        trial.server_says(&[b"1\0\0\0\x042\0\0\0\x04", ANSWERED].concat());
+        assert!(!trial.closes(trial.client));
+    }
+    let (mut trial, standby) = Trial::routed("pool.prepared_statements = 0");
+    assert!(trial.client_says(&query("BEGIN READ ONLY")) > 0);
+    assert_eq!(trial.forwards_to(standby), 0, "it could not leave it");
+}
+
+/// Only what the standby has confirmed in this segment: names that the client had before are in
+/// use, and it is to hear so.
+#[test]
+fn a_name_that_was_in_use_before_a_move_is_in_use_behind_it() {
+    let (mut trial, standby) = Trial::routed("");
+    let parse = |name: &[u8]| {
+        let mut out = Vec::new();
+        write::parse(&mut out, name, b"SELECT 1\0\0\0").expect("it is short");
+        out
+    };
+    let mut sync = Vec::new();
+    write::sync(&mut sync);
+    let both = [parse(b"s"), parse(b"t"), sync.clone()].concat();
+    assert_eq!(trial.client_says(&both), both.len());
+    trial.receives(standby, b"1\0\0\0\x04Z\0\0\0\x05I");
+    let mut segment = Vec::new();
+    write::close(&mut segment, b'S', b"s");
+    segment.extend(parse(b"s"));
+    write::parse(&mut segment, b"u", b"SELECT 2\0\0\0").expect("it is short");
+    segment.extend([parse(b"t"), sync].concat());
+    assert_eq!(trial.client_says(&segment), segment.len());
+    assert_eq!(trial.said_to(trial.client), b"3\0\0\0\x041\0\0\0\x04");
+    trial.receives(standby, &[&error("0A000")[..], b"Z\0\0\0\x05I"].concat());
+    let said = trial.said_to(trial.server);
+    let count = said.windows(8).filter(|word| word == b"SELECT 1").count();
+    assert_eq!(count, 2, "{}", said.escape_ascii());
+    assert_eq!(trial.said_to(trial.client), b"");
+}
+
+/// Whoever gets the standby's server when a client leaves it has not asked anything yet.
+#[test]
+fn who_gets_the_server_of_a_read_that_has_moved_keeps_it() {
+    let (mut trial, standby) = Trial::routed("");
+    let read = query("SELECT 1");
+    assert_eq!(trial.client_says(&read), read.len());
+    let next = trial.enter(Entrance::default());
+    assert_eq!(trial.receives(next, &read), 0, "it waits for the standby");
+    trial.receives(standby, &[&error("40001")[..], b"Z\0\0\0\x05I"].concat());
+    let server = trial.lane.clients.get(next).expect("it").server;
+    assert_eq!(server, Some(standby));
+}

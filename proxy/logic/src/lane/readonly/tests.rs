@@ -2,7 +2,7 @@
 
 use crate::action::Address;
 use crate::id::{ConnId, Core, Secret};
-use crate::lane::trial::{Trial, has_error, query};
+use crate::lane::trial::{Trial, error, has_error, query};
 use crate::mail::Event;
 use crate::parcel::Parcel;
 use crate::state::Parameters;
@@ -122,4 +122,44 @@ fn what_came_behind_a_promotion_is_looked_for_each_time() {
     trial.with_lane(|lane, _, _| lane.pools[pool].promoted = true);
     trial.stands(Role::Primary);
     assert!(trial.closes(standby));
+}
+
+/// It may be what the read does that ends them.
+#[test]
+fn a_read_that_no_standby_survives_is_said_three_times() {
+    let (mut trial, mut standby) = Trial::routed("");
+    let client = trial.enter_readonly(standby);
+    let read = query("SELECT 1");
+    assert_eq!(trial.receives(client, &read), read.len());
+    for _ in 0..2 {
+        trial.happens(Event::Ended { conn: standby });
+        assert!(!trial.closes(client));
+        trial.happens(Event::Closed { conn: standby });
+        standby = trial.connecting().expect("it waits for another server");
+        trial.happens(Event::Connected { conn: standby });
+        trial.server_greets(standby, "on");
+        assert!(trial.said_to(standby).ends_with(&read));
+    }
+    trial.happens(Event::Ended { conn: standby });
+    assert!(has_error(&trial.said_to(client), "08007"));
+    assert!(trial.closes(client));
+}
+
+/// And it may be what the read does that fails.
+#[test]
+fn a_read_that_fails_on_each_standby_is_said_three_times() {
+    let (mut trial, standby) = Trial::routed("");
+    let client = trial.enter_readonly(standby);
+    let read = query("SELECT 1");
+    let failed = [&error("40001")[..], b"Z\0\0\0\x05I"].concat();
+    for again in 0..2 {
+        assert_eq!(trial.receives(client, &read), read.len(), "{again}: it is counted anew");
+        for _ in 0..2 {
+            trial.receives(standby, &failed);
+            assert_eq!(trial.forwards_to(client), 0);
+            assert!(trial.said_to(standby).ends_with(&read));
+        }
+        trial.receives(standby, &failed);
+        assert_eq!(trial.forwards_to(client), failed.len(), "it is its client's");
+    }
 }
