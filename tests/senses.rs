@@ -159,7 +159,17 @@ fn rights_are_given_up_and_can_be_missed() {
     let Some((uid, gid)) = account() else { return };
     let (uid, gid) = (uid.to_string(), gid.to_string());
     let mut primary = Postgres::start();
-    let as_user = ["setpriv", "--reuid", &uid, "--regid", &gid, "--clear-groups"];
+    // The memory of rings is counted by user, and let go of a little after its end.
+    let as_user = [
+        "prlimit",
+        "--memlock=unlimited",
+        "setpriv",
+        "--reuid",
+        &uid,
+        "--regid",
+        &gid,
+        "--clear-groups",
+    ];
     let rights = "-all,+bpf,+perfmon,+net_admin";
     let given = ["--bounding-set", rights, "--inh-caps", rights, "--ambient-caps", rights];
     let none = ["--bounding-set", "-all", "--inh-caps", "-all", "--ambient-caps", "-all"];

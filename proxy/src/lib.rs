@@ -42,6 +42,10 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 /// Files a process of ours needs beside its connections.
 const FILES_SPARE: usize = 64;
 
+/// Files that the checks of a node take at most: its session and logins under way, each with a
+/// second handle.
+const FILES_NODE: usize = 20;
+
 /// A worker's stack: what the classifier needs, and as much again. What is not used costs nothing.
 const STACK_BYTES: usize = 2 * classify::STACK_BYTES;
 
@@ -62,7 +66,13 @@ pub fn serve(mut config: Config, config_path: PathBuf) -> Result<i32, String> {
         config.workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     }
     let probe = senses(&config);
-    let marker = probe.as_ref().map(|probe| probe.marker().again()).transpose()?;
+    let marker = probe.as_ref().and_then(|probe| match probe.marker().again() {
+        Ok(marker) => Some(marker),
+        Err(why) => {
+            tracing::warn!("connections to nodes are not watched in the kernel: {why}");
+            None
+        }
+    });
     let dialer = Dialer::new(config.monitor.rto_min, marker);
     let config = Arc::new(control::prepare(config));
     check_files(&config);
@@ -134,7 +144,8 @@ fn senses(config: &Config) -> Option<Probe> {
 /// Raises the limit on open files, and warns if the configuration needs more than it allows.
 fn check_files(config: &Config) {
     let servers: usize = config.databases.iter().map(|database| database.pool.size).sum();
-    let needed = config.limits.clients_max + servers + FILES_SPARE;
+    let nodes: usize = config.clusters.iter().map(|cluster| cluster.nodes.len()).sum();
+    let needed = config.limits.clients_max + servers + nodes * FILES_NODE + FILES_SPARE;
     match raise_files() {
         Ok(limit) if limit < needed as u64 => tracing::warn!(
             "at most {limit} files may be open, but limits.clients_max and the pools need \

@@ -4,7 +4,7 @@
 //! at once when something is odd, and four times a second while nothing is heard. Who sends what
 //! is for the driver; when, and what it means, is decided here:
 //!
-//! - A process is dead when its sessions have ended and nobody listens. Either alone is none: a
+//! - A process is dead when our session has ended and nobody listens. Either alone is none: a
 //!   session may be ended by hand, and a port may be shut while all sessions work.
 //! - A path is dead when what was sent is not even acknowledged and new connections are not
 //!   answered, for longer than networks are dark at times (`monitor.blackout`). Until then it is a
@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 mod damp;
 mod evidence;
+mod judgement;
 mod link;
 #[cfg(test)]
 mod matrix;
@@ -40,6 +41,8 @@ pub use link::Link;
 const STEP_MAX: Duration = Duration::from_millis(100);
 /// For so long after we were late no silence counts.
 const MISTRUST: Duration = Duration::from_secs(1);
+/// Nobody is heard for so long, beyond the time between two pings.
+const PAUSE: Duration = Duration::from_millis(150);
 /// With all nodes silent, so many times as long are they only suspected.
 const ALL_SILENT: u32 = 4;
 
@@ -52,6 +55,8 @@ pub enum Failure {
     Unreachable(String),
     /// The other side has ended the connection.
     Closed(String),
+    /// It failed on this machine, which says nothing of any other: no descriptor, no port.
+    Ours(String),
     /// The server has said no.
     Error {
         /// SQLSTATE.
@@ -65,7 +70,9 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Refused => f.write_str("connection refused"),
-            Self::Unreachable(reason) | Self::Closed(reason) => f.write_str(reason),
+            Self::Unreachable(reason) | Self::Closed(reason) | Self::Ours(reason) => {
+                f.write_str(reason)
+            }
             Self::Error { message, .. } => f.write_str(message),
         }
     }
@@ -143,6 +150,8 @@ pub enum Check {
         node: usize,
         /// Which.
         login: u64,
+        /// It went well and is not needed: it may say goodbye.
+        well: bool,
     },
     /// This one is the session from now on.
     Keep {
@@ -204,8 +213,9 @@ pub struct Judge {
     awake: Instant,
     /// Until when no silence counts.
     mistrust: Instant,
-    /// All nodes are silent.
-    alone: bool,
+    /// When any node was last heard, and since when that has been so without a longer pause.
+    heard: Instant,
+    lit: Instant,
 }
 
 impl Judge {
@@ -218,8 +228,23 @@ impl Judge {
             session: settings.timeout,
         };
         let awake = Instant::START + Duration::from_secs(1);
-        let nodes = nodes.into_iter().map(|it| Node::new(it, awake)).collect();
-        Self { limits, nodes, logins: 0, seen: now, awake, mistrust: Instant::START, alone: false }
+        let count = u32::try_from(nodes.len()).unwrap_or(u32::MAX).max(1);
+        // Their logins, which take some time of a processor, do not all come at once.
+        let nodes = (0..).zip(nodes).map(|(index, it)| {
+            let phase = settings.login / count * index;
+            Node::new(it, awake, phase)
+        });
+        let nodes = nodes.collect();
+        Self {
+            limits,
+            nodes,
+            logins: 0,
+            seen: now,
+            awake,
+            mistrust: Instant::START,
+            heard: awake,
+            lit: awake,
+        }
     }
 
     /// How a node is.
@@ -272,15 +297,31 @@ impl Judge {
 
     fn settle(&mut self, now: Instant, out: &mut Vec<Check>) {
         let trust = now >= self.mistrust;
-        let silent = self.nodes.iter().filter(|node| node.is_silent(now)).count();
-        let alone = silent > 1 && silent == self.nodes.len();
-        if std::mem::replace(&mut self.alone, alone) && !alone {
-            // We hear again: how long each of them is silent is counted from now.
-            self.nodes.iter_mut().for_each(|node| node.forgive(now));
+        let living = |node: &&Node| !node.health().verdict.is_dead();
+        let alive = self.nodes.iter().filter(living).count();
+        let heard = self.nodes.iter().filter(living).map(Node::heard).max();
+        let heard = heard.unwrap_or(self.heard);
+        let pause = self.limits.ping + PAUSE;
+        if heard > self.heard {
+            if heard.since(self.heard) > pause {
+                // All were silent: how long one of them is counts from now on.
+                self.lit = heard;
+            }
+            self.heard = heard;
         }
-        let patience = if alone { ALL_SILENT } else { 1 };
+        let dark = alive > 1 && now.since(self.heard) > pause;
+        let patience = if dark { ALL_SILENT } else { 1 };
+        let heard: Vec<_> = self.nodes.iter().map(Node::heard).collect();
         for (index, node) in self.nodes.iter_mut().enumerate() {
-            node.settle(now, index, &node::View { limits: self.limits, trust, patience }, out);
+            let others = heard.iter().enumerate().filter(|(other, _)| *other != index);
+            let view = node::View {
+                limits: self.limits,
+                trust,
+                patience,
+                lit: self.lit,
+                others: others.map(|(_, heard)| *heard).max(),
+            };
+            node.settle(now, index, &view, out);
         }
     }
 }

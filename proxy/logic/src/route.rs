@@ -25,7 +25,7 @@ impl Wish {
     pub fn is_granted_by(&self, standing: &Standing) -> bool {
         standing.role == Role::Standby
             && standing.error.is_none()
-            && standing.health.verdict.serves()
+            && !standing.health.out
             && standing.lsn >= self.lsn
             && standing.lag_bytes <= self.lag_bytes_max
             && standing.lag <= self.lag_max
@@ -144,7 +144,7 @@ mod tests {
     use super::{Latency, Load, NOTHING, Wish, choose, share};
     use crate::dice::Chance;
     use crate::time::{Duration, Instant};
-    use crate::topology::verdict::{Cause, Health, Verdict};
+    use crate::topology::verdict::Health;
     use crate::topology::{Lsn, Role, Standing};
     use std::collections::BTreeSet;
 
@@ -253,7 +253,7 @@ mod tests {
         let far = Standing { lag_bytes: 1_001, ..good.clone() };
         let late = Standing { lag: Duration::from_millis(1_001), ..good.clone() };
         let dead = Standing { error: Some("connection refused".to_owned()), ..good.clone() };
-        let health = Health { verdict: Verdict::Suspect(Cause::Path), ..Health::default() };
+        let health = Health { out: true, ..Health::default() };
         let suspect = Standing { health, ..good.clone() };
         let primary = Standing { role: Role::Primary, ..good };
         for other in [behind, far, late, dead, suspect, primary] {

@@ -207,7 +207,7 @@ impl Control {
         // One database after the other, for the sake of the primary. It is never closed.
         let _turn = self.readings.acquire().await;
         let read = async {
-            let client = open(&address, &config.monitor, dbname).await?;
+            let client = open(&address, &self.dialer, &config.monitor, dbname).await?;
             load(&client).await.map_err(|why| told(&why))
         };
         let late = |_| format!("not read within {LIMIT:?}");

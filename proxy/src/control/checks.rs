@@ -7,6 +7,7 @@
 use crate::clock;
 use crate::control::monitor::{Answer, ask};
 use crate::dialer::Dialer;
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use pgring_logic::action::Address;
 use pgring_logic::config::Monitor;
 use pgring_logic::health::{Failure, Sight};
@@ -14,7 +15,6 @@ use pgring_logic::topology::horizon::Horizon;
 use socket2::Socket;
 use std::cell::Cell;
 use std::error::Error;
-use std::fmt::Display;
 use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -24,8 +24,11 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::sync::{oneshot, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_postgres::{Client, NoTls};
+
+/// How long an address may take before another one is tried beside it.
+const NEXT: Duration = Duration::from_millis(250);
 
 /// A node to be checked.
 #[derive(Debug)]
@@ -106,22 +109,36 @@ impl Target {
         }
     }
 
-    /// Connects to the first of its addresses where somebody listens.
+    /// Connects to one of its addresses: the last good one first, and another one each time that
+    /// fails, or takes longer than most ("happy eyeballs", RFC 8305). Why not, is what the first
+    /// one says.
     async fn connect(&self) -> Result<(usize, Stream), Failure> {
         let count = self.addresses.len();
-        let mut first = None;
-        for step in 0..count {
-            let at = (self.first.get() + step) % count;
-            match connect(&self.addresses[at], &self.dialer).await {
-                Ok(stream) => {
-                    self.first.set(at);
-                    return Ok((at, stream));
+        let mut order = (0..count).map(|step| (self.first.get() + step) % count);
+        let mut tries = FuturesUnordered::new();
+        let mut why = None;
+        loop {
+            if let Some(at) = order.next() {
+                let one = async move { (at, connect(&self.addresses[at], &self.dialer).await) };
+                tries.push(one);
+            } else if tries.is_empty() {
+                let nowhere = || Failure::Ours("its name has no address".to_owned());
+                return Err(why.unwrap_or_else(nowhere));
+            }
+            let patience = if order.len() > 0 { NEXT } else { Duration::MAX };
+            while let Ok(Some((at, done))) = timeout(patience, tries.next()).await {
+                match done {
+                    Ok(stream) => {
+                        self.first.set(at);
+                        return Ok((at, stream));
+                    }
+                    Err(failure) => drop(why.get_or_insert(failure)),
                 }
-                Err(why) => drop(first.get_or_insert(why)),
+                if order.len() > 0 {
+                    break;
+                }
             }
         }
-        let nowhere = || Failure::Unreachable("its name has no address".to_owned());
-        Err(first.unwrap_or_else(nowhere))
     }
 
     async fn enter<S>(
@@ -239,8 +256,12 @@ fn refused(why: &io::Error) -> Failure {
     // A Unix socket goes with its postmaster.
     let nobody = [ErrorKind::ConnectionRefused, ErrorKind::NotFound];
     let closed = [ErrorKind::ConnectionReset, ErrorKind::ConnectionAborted, ErrorKind::BrokenPipe];
+    // No port is left; or, of a Unix socket, no place in its queue.
+    let ours = [ErrorKind::AddrNotAvailable, ErrorKind::WouldBlock, ErrorKind::PermissionDenied];
     if nobody.contains(&why.kind()) {
         Failure::Refused
+    } else if ours.contains(&why.kind()) {
+        Failure::Ours(why.to_string())
     } else if closed.contains(&why.kind()) {
         Failure::Closed(why.to_string())
     } else {
@@ -280,17 +301,14 @@ fn is_told(why: &tokio_postgres::Error) -> bool {
 /// Logs in to a database at an address, for something else than a check.
 pub(super) async fn open(
     address: &Address,
+    dialer: &Dialer,
     settings: &Monitor,
     database: &str,
 ) -> Result<Client, String> {
     let config = config_of(settings, database);
-    match address {
-        Address::Tcp(address) => {
-            let stream = TcpStream::connect(address).await.map_err(say)?;
-            stream.set_nodelay(true).map_err(say)?;
-            login(&config, stream).await
-        }
-        Address::Unix(path) => login(&config, UnixStream::connect(path).await.map_err(say)?).await,
+    match connect(address, dialer).await.map_err(|why| why.to_string())? {
+        Stream::Tcp(stream) => login(&config, stream).await,
+        Stream::Unix(stream) => login(&config, stream).await,
     }
 }
 
@@ -315,11 +333,76 @@ fn config_of(settings: &Monitor, database: &str) -> tokio_postgres::Config {
     config
 }
 
-fn say(error: impl Display) -> String {
-    error.to_string()
-}
-
 /// In the server's words, if they are its own.
 pub(super) fn told(error: &tokio_postgres::Error) -> String {
     error.as_db_error().map_or_else(|| error.to_string(), |own| own.message().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Target;
+    use crate::dialer::Dialer;
+    use pgring_logic::action::Address;
+    use pgring_logic::config::Monitor;
+    use pgring_logic::health::Failure;
+    use pgring_logic::topology::horizon::Horizon;
+    use socket2::{Domain, Socket, Type};
+    use std::cell::Cell;
+    use std::net::SocketAddr;
+    use std::rc::Rc;
+    use std::time::Duration;
+
+    fn socket() -> Socket {
+        Socket::new(Domain::IPV4, Type::STREAM, None).unwrap()
+    }
+
+    fn listener(backlog: i32) -> (Socket, SocketAddr) {
+        let listener = socket();
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener.listen(backlog).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        (listener, address)
+    }
+
+    fn target(addresses: Vec<SocketAddr>) -> Target {
+        Target {
+            watch: 1,
+            place: 0,
+            cluster: "main".into(),
+            node: "pg1".into(),
+            addresses: addresses.into_iter().map(Address::Tcp).collect(),
+            first: Cell::new(0),
+            settings: Monitor::default(),
+            dialer: Rc::new(Dialer::default()),
+            horizon: Horizon::default(),
+        }
+    }
+
+    /// Of a name with two addresses one is silent: it was asked for as long as anybody waited, and
+    /// the node taken for dead.
+    #[test]
+    fn a_silent_address_does_not_hide_another() {
+        let (full, silent) = listener(0);
+        // Its queue is full, so whoever else asks is not answered.
+        let waiting: Vec<Socket> = (0..3).map(|_| socket()).collect();
+        for one in &waiting {
+            one.set_nonblocking(true).unwrap();
+            let _begun = one.connect(&silent.into());
+        }
+        let (open, good) = listener(8);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let two = target(vec![silent, good]);
+        let at = runtime.block_on(async {
+            let late = Duration::from_secs(10);
+            tokio::time::timeout(late, two.connect()).await.expect("the other answers")
+        });
+        assert!(at.is_ok_and(|(at, _)| at == 1));
+        assert_eq!(two.first.get(), 1, "it is asked first from now on");
+        drop((full, waiting, open));
+        let none = target(vec![good]);
+        let refused = runtime.block_on(none.connect()).err();
+        assert_eq!(refused, Some(Failure::Refused));
+        let nowhere = runtime.block_on(target(Vec::new()).connect()).err();
+        assert!(matches!(nowhere, Some(Failure::Ours(_))), "{nowhere:?}");
+    }
 }

@@ -36,9 +36,15 @@ pub(super) fn merge(old: &Config, mut new: Config) -> (Config, Vec<String>) {
     new.http.clone_from(&old.http);
     new.limits.buffers = old.limits.buffers;
     (new.monitor.probe, new.monitor.rto_min) = (old.monitor.probe, old.monitor.rto_min);
+    let unwatched = old.monitor.user.is_none() && new.monitor.user.is_some() && new.monitor.probe;
     assert!(changed_needs_restart(old, &new).is_empty(), "keys that need a restart are kept");
     let warning = |key| format!("{key} changes only with a restart; the old value stays");
-    (new, keys.into_iter().map(warning).collect())
+    let mut warnings: Vec<_> = keys.into_iter().map(warning).collect();
+    if unwatched {
+        let late = "monitor.user is new: connections are watched in the kernel after a restart";
+        warnings.push(late.to_owned());
+    }
+    (new, warnings)
 }
 
 #[cfg(test)]

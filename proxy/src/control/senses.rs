@@ -60,10 +60,15 @@ struct Login {
     pings: UnboundedSender<()>,
     /// To look at.
     socket: Option<OwnedFd>,
+    /// It has nothing to do any more, and ends by itself with its orders.
+    well: bool,
 }
 
 impl Drop for Login {
     fn drop(&mut self) {
+        if self.well {
+            return;
+        }
         self.task.abort();
         if let Some(socket) = &self.socket {
             // What it still has to say nobody waits for.
@@ -294,8 +299,10 @@ impl Control {
         for check in checks {
             match check {
                 Check::Login { node, login } => self.log_in(&mut state.senses, node, login),
-                Check::Leave { node, login } => {
-                    state.senses.logins.remove(&login);
+                Check::Leave { node, login, well } => {
+                    if let Some(mut over) = state.senses.logins.remove(&login) {
+                        over.well = well;
+                    }
                     if state.senses.sessions[node].take_if(|it| *it == login).is_some() {
                         let wait = state.config.monitor.timeout;
                         let error = format!("no answer within {wait:?}");
@@ -328,7 +335,7 @@ impl Control {
         let (pace, out) = (self.pace.subscribe(), self.news.clone());
         let lines = Lines { pings: orders, pace, out };
         let task = tokio::task::spawn_local(async move { target.check(login, lines).await });
-        senses.logins.insert(login, Login { task, pings, socket: None });
+        senses.logins.insert(login, Login { task, pings, socket: None, well: false });
     }
 
     /// Lanes hear of new verdicts, whether they route or not.

@@ -1,7 +1,7 @@
 //! Every class of fault in the model, at any moment.
 
 use crate::health::Sight;
-use crate::health::model::{Model, Path, Process};
+use crate::health::model::{GOOD, Model, Path, Process};
 use crate::time::Duration;
 use crate::topology::verdict::{Cause, Verdict};
 
@@ -25,7 +25,6 @@ const FAULTS: [Fault; 9] = [
     Fault::Dark([false, true]),
 ];
 
-const GOOD: Path = Path { delay: (0, 1), loss: 0, dark: [false; 2] };
 /// A blackout ends, and whatever was lost is sent again.
 const BACK: Duration = Duration::from_secs(15);
 
@@ -91,8 +90,8 @@ fn nobody_is_declared_dead_who_is_not() {
             let node = usize::try_from(model.below(3)).unwrap();
             for _ in 0..4 {
                 match kind {
-                    0 => model.path(node, Path { delay: (25, 1), loss: 20, dark: [false; 2] }),
-                    1 => model.path(node, Path { delay: (50, 200), loss: 5, dark: [false; 2] }),
+                    0 => model.path(node, Path { delay: (25, 1), loss: 20, ..GOOD }),
+                    1 => model.path(node, Path { delay: (50, 200), loss: 5, ..GOOD }),
                     2 => {
                         for dark in [true, false] {
                             model.path(node, Path { dark: [dark; 2], ..GOOD });
@@ -158,6 +157,14 @@ fn a_write_that_does_not_end_is_a_node_that_hangs() {
     model.tell(0, Sight::Written);
     model.until(0, Verdict::Healthy, BACK);
     assert!(model.changes.iter().all(|it| !it.1.health.cut), "{:#?}", model.changes);
+    // One that is not ended is forgotten with its session, and where nobody writes any more.
+    model.tell(0, Sight::Writes);
+    model.path(0, Path { dark: [true; 2], ..GOOD });
+    model.run(ms(8_000));
+    model.path(0, GOOD);
+    model.until(0, Verdict::Healthy, BACK);
+    model.run(ms(8_000));
+    assert_eq!(model.verdict(0), Verdict::Healthy);
 }
 
 /// With all of them silent it is ourselves, for a while.
@@ -171,7 +178,7 @@ fn all_at_once_is_one_of_us() {
     assert!(model.changes.iter().all(|it| !it.1.health.cut), "{:#?}", model.changes);
     model.run(ms(4_000));
     for node in 0..3 {
-        assert_eq!(model.verdict(node), Verdict::DeadPath);
+        assert_eq!(model.verdict(node), Verdict::DeadPath, "{:#?}", model.changes);
         model.path(node, GOOD);
     }
     model.until(0, Verdict::Healthy, BACK);
@@ -192,4 +199,96 @@ fn flapping_is_damped() {
     model.run(Duration::from_secs(150));
     let last = model.changes.last().map(|it| it.1.health);
     assert!(last.is_some_and(|it| !it.damped), "{last:?}");
+}
+
+/// What was found by reading: each of these was taken for a death, or ended what went on well.
+#[test]
+fn who_serves_those_who_are_there_is_no_worse_than_that() {
+    for shut in [false, true] {
+        let mut model = healthy(11);
+        if shut {
+            model.path(1, Path { shut, ..GOOD });
+        } else {
+            model.process(1, Process::Closed);
+        }
+        model.until(1, Verdict::Hung, ms(3_000));
+        model.run(ms(20_000));
+        let health = model.health(1);
+        assert!(health.damped && !health.out && !health.cut, "{health:?}");
+        let seen = model.changes[3..].iter().map(|it| it.1.health);
+        for health in seen {
+            let bad = health.out || health.cut || health.verdict.is_by_silence();
+            assert!(!bad || health.verdict == Verdict::Hung, "{:#?}", model.changes);
+        }
+    }
+}
+
+#[test]
+fn a_node_that_answers_again_is_not_cut_off_while_it_is_still_taken_for_dead() {
+    let mut model = Model::new(13, 2);
+    model.process(0, Process::Gone);
+    model.until(0, Verdict::DeadProcess, ms(1_000));
+    assert!(model.health(0).cut);
+    model.run(ms(5_000));
+    model.process(0, Process::Works);
+    model.run(ms(600));
+    assert!(!model.health(0).verdict.serves() && !model.health(0).cut, "{:#?}", model.changes);
+    model.until(0, Verdict::Healthy, BACK);
+}
+
+/// Nodes in trouble are not stormed, whatever the trouble is.
+#[test]
+fn logins_are_few_however_they_fail() {
+    let faults =
+        [Process::Gone, Process::Starts, Process::Ends, Process::Says("28P01"), Process::Closed];
+    for process in faults {
+        let mut model = healthy(17);
+        model.process(0, process);
+        model.run(ms(1_000));
+        let before = model.logins();
+        model.run(Duration::from_secs(60));
+        // Two of the others, and their own.
+        let of_others = 2 * 60;
+        let count = model.logins() - before - of_others;
+        assert!(count < 200, "{count} within a minute: {process:?}");
+        let before = model.logins();
+        model.run(Duration::from_secs(60));
+        let count = model.logins() - before - of_others;
+        assert!(count <= 70, "{count} within the next: {process:?}");
+    }
+}
+
+/// Whoever is dead is none of those who must be heard.
+#[test]
+fn a_dead_node_keeps_no_other_alive() {
+    let mut model = healthy(19);
+    model.process(1, Process::Gone);
+    model.path(2, Path { dark: [true; 2], ..GOOD });
+    model.run(Duration::from_secs(30));
+    model.path(0, Path { dark: [true; 2], ..GOOD });
+    model.until(0, Verdict::DeadPath, ms(3_600));
+}
+
+/// Our own network is dark for a moment, and one of the nodes is far away.
+#[test]
+fn a_moment_of_darkness_ends_nothing() {
+    for seed in 0..seeds() {
+        let mut model = healthy(seed);
+        let far = Path { delay: (50, 1), ..GOOD };
+        model.path(2, far);
+        model.run(ms(3_000));
+        for _ in 0..5 {
+            for node in 0..3 {
+                model.path(node, Path { dark: [true; 2], ..far });
+            }
+            let time = 300 + model.below(500);
+            model.run(ms(u64::from(time)));
+            for (node, path) in [(0, GOOD), (1, GOOD), (2, far)] {
+                model.path(node, path);
+            }
+            model.run(ms(6_000));
+        }
+        let cut = model.changes.iter().find(|it| it.1.health.cut);
+        assert!(cut.is_none(), "{seed}: {cut:#?}");
+    }
 }

@@ -8,7 +8,7 @@ use crate::config::Monitor;
 use crate::dice::Chance;
 use crate::health::{Change, Check, Failure, Judge, Link, Sight, Watched};
 use crate::time::{Duration, Instant};
-use crate::topology::verdict::Verdict;
+use crate::topology::verdict::{Health, Verdict};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// How a node's processes are.
@@ -25,6 +25,8 @@ pub(super) enum Process {
     Says(&'static str),
     /// Sessions have ended, logins are answered so.
     Starts,
+    /// Each session is ended at its first question.
+    Ends,
 }
 
 /// How the way to a node is.
@@ -36,9 +38,11 @@ pub(super) struct Path {
     pub(super) loss: u32,
     /// Nothing gets through: there, and back.
     pub(super) dark: [bool; 2],
+    /// What begins a connection does not.
+    pub(super) shut: bool,
 }
 
-const GOOD: Path = Path { delay: (0, 1), loss: 0, dark: [false; 2] };
+pub(super) const GOOD: Path = Path { delay: (0, 1), loss: 0, dark: [false; 2], shut: false };
 const RTO: Duration = Duration::from_millis(200);
 const TICK: Duration = Duration::from_millis(20);
 
@@ -105,6 +109,7 @@ pub(super) struct Model {
     /// What is on its way: when it comes, a number that keeps the order, whose, to which end.
     packets: BTreeSet<(Instant, u64, u64, usize, Packet)>,
     number: u64,
+    logins: u64,
     chance: Chance,
     checks: Vec<Check>,
     pub(super) changes: Vec<(Instant, Change)>,
@@ -126,10 +131,20 @@ impl Model {
             conns: BTreeMap::new(),
             packets: BTreeSet::new(),
             number: 0,
+            logins: 0,
             chance: Chance::new(seed),
             checks: Vec::new(),
             changes: Vec::new(),
         }
+    }
+
+    pub(super) fn health(&self, node: usize) -> Health {
+        self.judge.health(node)
+    }
+
+    /// How many logins there were so far.
+    pub(super) fn logins(&self) -> u64 {
+        self.logins
     }
 
     pub(super) fn verdict(&self, node: usize) -> Verdict {
@@ -234,6 +249,7 @@ impl Model {
                 Check::Login { node, login } => {
                     let mut conn = Conn { node, asked: self.now, ..Conn::default() };
                     conn.ends[0].send(self.now);
+                    self.logins += 1;
                     self.conns.insert(login, conn);
                 }
                 Check::Leave { login, .. } => drop(self.conns.remove(&login)),
@@ -270,7 +286,8 @@ impl Model {
     fn post(&mut self, id: u64, to: usize, packet: Packet) {
         let Some(conn) = self.conns.get(&id) else { return };
         let path = self.nodes[conn.node].path;
-        if path.dark[1 - to] || self.chance.below(100) < path.loss {
+        let shut = path.shut && to == 1 && matches!(packet, Packet::Data(1, _));
+        if shut || path.dark[1 - to] || self.chance.below(100) < path.loss {
             return;
         }
         let more = self.chance.below(path.delay.1 * 1_000 + 1);
@@ -323,8 +340,9 @@ impl Model {
         if to == 1 && fresh && number > 1 {
             let login = number == 2;
             let answers = match process {
-                Process::Works => true,
                 Process::Gone | Process::Frozen => false,
+                Process::Ends if !login => return self.post(id, 0, Packet::End),
+                Process::Works | Process::Ends => true,
                 Process::Closed => !login,
                 Process::Says(code) => {
                     conn.refused = login.then_some(code);

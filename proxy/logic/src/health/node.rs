@@ -4,38 +4,29 @@ use crate::health::damp::Damping;
 use crate::health::link::{Figures, Link};
 use crate::health::{Change, Check, Failure, Limits, Sight, Watched};
 use crate::time::{Duration, Instant};
-use crate::topology::verdict::{Cause, Health, Verdict};
+use crate::topology::verdict::{Health, Verdict};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Silence for which a login is tried at once, beside what the way takes.
-const ODD: Duration = Duration::from_millis(50);
+pub(super) const ODD: Duration = Duration::from_millis(50);
 /// The same where the kernel of the node acknowledges what we send.
 const ODD_ACKNOWLEDGED: Duration = Duration::from_millis(300);
 /// Silence of the path that makes it suspect.
 pub(super) const SILENT: Duration = Duration::from_millis(200);
-/// Silence after which what runs on a standby is asked elsewhere.
-const CUT: Duration = Duration::from_millis(600);
-/// So many of them make a silent path a dead one.
-const UNANSWERED_MIN: usize = 3;
-/// How much longer than a blackout a path must be silent: time for another try.
-const BEYOND: Duration = Duration::from_millis(500);
 /// An acknowledged ping that is not answered for so long makes a node suspect.
-const STUCK: Duration = Duration::from_millis(500);
-/// A ping and a login, neither of them answered for so long, make it hung.
-const HUNG: [Duration; 2] = [Duration::from_millis(1_500), Duration::from_millis(1_200)];
-/// So does a login alone.
-const HUNG_LOGIN: Duration = Duration::from_millis(1_500);
-/// And a write: disks take a breath of seconds now and then.
-const HUNG_WRITE: Duration = Duration::from_secs(5);
+pub(super) const STUCK: Duration = Duration::from_millis(500);
 /// How long the confirmation of an ended session may take before it is worth a word.
-const CONFIRM: Duration = Duration::from_millis(50);
-/// A session has ended just now.
-const JUST: Duration = Duration::from_secs(5);
-/// Between two logins while something is wrong.
+pub(super) const CONFIRM: Duration = Duration::from_millis(50);
+/// Between two logins while something is wrong: sooner only in the first moments of that, and not
+/// even so soon where it has been wrong for long.
 const HASTE: Duration = Duration::from_millis(250);
+const SOON: Duration = Duration::from_secs(2);
+const LONG: Duration = Duration::from_secs(20);
+/// Between any two logins.
+const GAP: Duration = Duration::from_millis(20);
 /// `cannot_connect_now`: the server starts, stops, or recovers.
-const STARTS: &str = "57P03";
+pub(super) const STARTS: &str = "57P03";
 /// Logins at once, and how long one may take.
 const LOGINS_MAX: usize = 8;
 const LOGIN_MAX: Duration = Duration::from_secs(5);
@@ -85,12 +76,16 @@ pub(super) struct View {
     pub(super) trust: bool,
     /// How many times as long a silent path is only suspect.
     pub(super) patience: u32,
+    /// Since when there has been somebody to be heard.
+    pub(super) lit: Instant,
+    /// When another node was last heard, if there is one.
+    pub(super) others: Option<Instant>,
 }
 
 #[derive(Debug)]
 pub(super) struct Node {
     pub(super) watched: Watched,
-    health: Health,
+    pub(super) health: Health,
     pub(super) session: Option<Session>,
     pub(super) logins: Vec<Attempt>,
     pub(super) figures: Figures,
@@ -104,7 +99,12 @@ pub(super) struct Node {
     pub(super) write: Option<Instant>,
     next_ping: Instant,
     next_login: Instant,
+    last_login: Instant,
+    /// By how much its logins are later than those of others.
+    phase: Duration,
     odd: bool,
+    /// Since when something has been wrong with it.
+    trouble: Option<Instant>,
     /// Answers in a row since something was wrong, and since when.
     good: u32,
     good_since: Instant,
@@ -114,7 +114,7 @@ pub(super) struct Node {
 }
 
 impl Node {
-    pub(super) fn new(watched: Watched, now: Instant) -> Self {
+    pub(super) fn new(watched: Watched, now: Instant, phase: Duration) -> Self {
         Self {
             watched,
             health: Health::default(),
@@ -128,7 +128,10 @@ impl Node {
             write: None,
             next_ping: now,
             next_login: now,
+            last_login: Instant::START,
+            phase,
             odd: false,
+            trouble: None,
             good: 0,
             good_since: now,
             damping: Damping::default(),
@@ -142,6 +145,15 @@ impl Node {
 
     pub(super) fn set_primary(&mut self, primary: bool) {
         self.watched.primary = primary;
+        if !primary {
+            // Nobody writes there any more.
+            self.write = None;
+        }
+    }
+
+    /// When the path to it was last known to work.
+    pub(super) fn heard(&self) -> Instant {
+        self.heard
     }
 
     /// Logins and the session, as far as something is awaited of them.
@@ -171,6 +183,9 @@ impl Node {
                     self.good_since = now;
                 }
                 self.good += 1;
+                if self.good >= GOOD {
+                    self.trouble = None;
+                }
             }
             Sight::Ended { session, heard, reason } => {
                 if self.session.take_if(|it| it.login == session).is_none() {
@@ -179,7 +194,7 @@ impl Node {
                 self.known = true;
                 self.write = None;
                 self.past.ended = Some((now, reason));
-                self.next_login = now;
+                self.hasten(now, Duration::ZERO);
                 if heard {
                     self.hear(now);
                 }
@@ -188,8 +203,12 @@ impl Node {
             Sight::Writes => self.write = Some(now),
             Sight::Written => self.write = None,
             Sight::Hint => {
-                self.next_ping = now;
-                self.next_login = self.next_login.min(now + ODD);
+                // Of what is wrong already it says nothing new.
+                if self.session.is_some() && self.trouble.is_none() {
+                    self.next_ping = now;
+                    let after = self.last_login + HASTE;
+                    self.next_login = self.next_login.min(after.max(now + ODD));
+                }
             }
             Sight::Witness { by, heard } => {
                 self.witnesses.insert(by, (now, heard));
@@ -205,10 +224,13 @@ impl Node {
         self.past.unreachable = None;
     }
 
-    /// That it was silent until now was not its fault.
-    pub(super) fn forgive(&mut self, now: Instant) {
-        self.heard = now;
-        self.dark = None;
+    /// Something is wrong: a login is worth trying in so long. Whoever has been in trouble for
+    /// longer is asked no more often than others.
+    fn hasten(&mut self, now: Instant, within: Duration) {
+        let since = *self.trouble.get_or_insert(now);
+        if now.since(since) < SOON {
+            self.next_login = self.next_login.min(now + within).max(self.last_login + GAP);
+        }
     }
 
     fn logged_in(&mut self, now: Instant, index: usize, login: u64, out: &mut Vec<Check>) {
@@ -217,16 +239,18 @@ impl Node {
         self.past = Past::default();
         // What began earlier and hangs says nothing any more.
         for old in self.logins.drain(..at) {
-            out.push(Check::Leave { node: index, login: old.login });
+            out.push(Check::Leave { node: index, login: old.login, well: false });
         }
         let link = self.logins.remove(0).link;
+        self.next_login = self.next_login + std::mem::take(&mut self.phase);
         let stuck = self.session.as_ref().and_then(|it| it.ping);
         if self.session.is_some() && stuck.is_none_or(|since| now.since(since) < STUCK) {
-            return out.push(Check::Leave { node: index, login });
+            return out.push(Check::Leave { node: index, login, well: true });
         }
         if let Some(old) = self.session.replace(Session { login, ping: None, link }) {
-            out.push(Check::Leave { node: index, login: old.login });
+            out.push(Check::Leave { node: index, login: old.login, well: false });
         }
+        self.write = None;
         self.next_ping = now;
         out.push(Check::Keep { node: index, login });
     }
@@ -234,15 +258,20 @@ impl Node {
     fn failed(&mut self, now: Instant, login: u64, why: Failure) {
         let Some(at) = self.logins.iter().position(|it| it.login == login) else { return };
         let begun = self.logins.remove(at).begun;
+        if let Failure::Ours(_) = why {
+            // It is tried again at its time.
+            return;
+        }
         self.known = true;
         match why {
+            Failure::Ours(_) => {}
             Failure::Refused => {
                 self.hear(now);
                 self.past.said = None;
                 let (first, _, count) = self.past.refused.unwrap_or((now, now, 0));
                 self.past.refused = Some((first, now, count + 1));
                 if count == 0 {
-                    self.next_login = self.next_login.min(now + CONFIRM);
+                    self.hasten(now, CONFIRM);
                 }
             }
             Failure::Unreachable(reason) => {
@@ -254,7 +283,7 @@ impl Node {
             }
             Failure::Closed(reason) => {
                 self.hear(now);
-                self.next_login = self.next_login.min(now + CONFIRM / 5);
+                self.hasten(now, CONFIRM / 5);
                 self.past.closed.get_or_insert((now, reason));
             }
             Failure::Error { code, message } => {
@@ -263,7 +292,7 @@ impl Node {
                 self.past.closed = None;
                 if code == STARTS {
                     // It will do something else before long.
-                    self.next_login = self.next_login.min(now + HASTE / 4);
+                    self.hasten(now, HASTE / 4);
                 }
                 self.past.said = Some((now, code, message));
             }
@@ -292,63 +321,6 @@ impl Node {
         self.figures.note(now, &link, again);
     }
 
-    /// What all of it says, now.
-    fn judge(&self, now: Instant, view: &View) -> Verdict {
-        let way = self.figures.allowance();
-        if let Some((first, last, count)) = self.past.refused
-            && self.session.is_none()
-        {
-            let ended = self.past.ended.as_ref().is_some_and(|(at, _)| now.since(*at) < JUST);
-            if ended || count > 1 && last.since(first) >= CONFIRM {
-                return Verdict::DeadProcess;
-            }
-        }
-        let silence = self.silence(now).unwrap_or_default();
-        let unanswered = self.unanswered(now);
-        let dark = (view.limits.blackout + BEYOND) * view.patience + way;
-        if silence >= dark && unanswered >= UNANSWERED_MIN {
-            return Verdict::DeadPath;
-        }
-        let ping = self.ping_unanswered(now).unwrap_or_default();
-        let login = self.login_unanswered(now).unwrap_or_default();
-        let both = ping >= HUNG[0] + way && login >= HUNG[1] + way;
-        let write = self.write_unanswered(now).unwrap_or_default();
-        if both || login >= HUNG_LOGIN + way || write >= HUNG_WRITE + way {
-            return Verdict::Hung;
-        }
-        if silence >= SILENT + way && unanswered > 0 {
-            return Verdict::Suspect(Cause::Path);
-        }
-        if ping >= STUCK + way {
-            return Verdict::Suspect(Cause::Hang);
-        }
-        if self.session.is_none()
-            && let verdict @ (Verdict::Unknown | Verdict::Suspect(_) | Verdict::Recovering) =
-                self.judge_absent(now)
-        {
-            return verdict;
-        }
-        if self.past.said.is_some() || self.past.refused.is_some() {
-            return Verdict::Refusing;
-        }
-        if self.figures.is_poor(now) { Verdict::Degraded } else { Verdict::Healthy }
-    }
-
-    /// What it says that there is no session; healthy: nothing yet.
-    fn judge_absent(&self, now: Instant) -> Verdict {
-        match &self.past {
-            Past { said: Some((_, code, _)), .. } if code == STARTS => Verdict::Recovering,
-            Past { said: Some(_), .. } => Verdict::Refusing,
-            Past { ended: None, closed: None, .. } => self.health.verdict,
-            Past { ended, closed, .. } => {
-                let since = ended.iter().chain(closed).map(|(at, _)| *at).min();
-                // At first it is being asked again at this moment.
-                let confirmed = since.is_some_and(|since| now.since(since) >= CONFIRM);
-                if confirmed { Verdict::Suspect(Cause::Process) } else { self.health.verdict }
-            }
-        }
-    }
-
     /// Draws the conclusion, and says so if it is a new one.
     pub(super) fn settle(&mut self, now: Instant, index: usize, view: &View, out: &mut Vec<Check>) {
         if !self.known && self.silence(now).is_none_or(|it| it < SILENT) {
@@ -358,51 +330,34 @@ impl Node {
         let stuck = self.stuck();
         self.dark = self.dark.into_iter().chain(stuck).min().filter(|_| stuck.is_some());
         let before = self.health;
-        let mut verdict = self.judge(now, view);
-        let by_silence = match verdict {
-            Verdict::Hung | Verdict::DeadPath => true,
-            Verdict::Suspect(cause) => cause != Cause::Process,
-            Verdict::Unknown
-            | Verdict::Healthy
-            | Verdict::Degraded
-            | Verdict::DeadProcess
-            | Verdict::Recovering
-            | Verdict::Refusing => false,
-        };
-        if by_silence && !view.trust {
+        let raw = self.judge(now, view);
+        let mut verdict = raw;
+        if raw.is_by_silence() && !view.trust {
             verdict = before.verdict;
         }
         let good = matches!(verdict, Verdict::Healthy | Verdict::Degraded);
         if !good {
             self.good = 0;
+            self.trouble.get_or_insert(now);
         } else if !before.verdict.serves()
             && (self.good < GOOD || now.since(self.good_since) < GOOD_FOR)
         {
             verdict = before.verdict;
         }
+        let shut = verdict == Verdict::Hung && self.is_only_shut(now);
         if before.verdict.serves() && !verdict.serves() {
             self.damping.gone(now);
         }
-        let silent = self.silence(now).is_some_and(|it| it >= CUT + self.figures.allowance());
-        let standby = match verdict {
-            Verdict::Suspect(Cause::Path) => view.trust && view.patience == 1 && silent,
-            Verdict::Hung => true,
-            Verdict::Unknown
-            | Verdict::Healthy
-            | Verdict::Degraded
-            | Verdict::Suspect(_)
-            | Verdict::DeadProcess
-            | Verdict::DeadPath
-            | Verdict::Recovering
-            | Verdict::Refusing => false,
+        let health = Health {
+            verdict,
+            out: !verdict.serves() && !shut,
+            damped: self.damping.is_damped(now) || shut,
+            // What it does now counts, not what it is still taken for.
+            cut: (view.trust || !raw.is_by_silence()) && self.is_lost(now, raw, view),
         };
-        // Once is enough: it lasts as long as the verdict.
-        let standby = standby || before.cut && verdict == before.verdict;
-        let cut = verdict.is_dead() || standby && !self.watched.primary;
-        let damped = self.damping.is_damped(now);
-        self.health = Health { verdict, damped, cut };
-        if self.health != before {
-            let (health, evidence) = (self.health, self.evidence(now));
+        if health != before {
+            self.health = health;
+            let evidence = self.evidence(now);
             out.push(Check::Changed(Change { node: index, before, health, evidence }));
         }
     }
@@ -421,9 +376,13 @@ impl Node {
         let stuck = self.ping_unanswered(now).is_some_and(|it| it >= ODD_ACKNOWLEDGED + way);
         let odd = silent || stuck || self.session.is_none();
         if odd && !std::mem::replace(&mut self.odd, odd) {
-            self.next_login = self.next_login.min(now);
+            self.hasten(now, Duration::ZERO);
         }
         self.odd = odd;
+        if self.is_unanswered(now) {
+            // Does the session fare any better?
+            self.next_ping = now;
+        }
         self.give_up(now, index, (way, limits.session), out);
         if let Some(session) = self.session.as_mut().filter(|it| it.ping.is_none())
             && now >= self.next_ping
@@ -435,9 +394,15 @@ impl Node {
         if now < self.next_login {
             return;
         }
-        // Where it takes what we send it is not stormed.
+        // Where it takes what we send it is not stormed, nor where it has been in trouble for long.
         let haste = odd && !stuck && self.login_unanswered(now).is_none_or(|it| it < HASTE);
-        self.next_login = now + if haste { HASTE.min(limits.login) } else { limits.login };
+        let long = self.trouble.is_some_and(|since| now.since(since) >= LONG);
+        let pause = if haste && !long { HASTE.min(limits.login) } else { limits.login };
+        self.next_login = now + pause;
+        if self.logins.len() >= LOGINS_MAX {
+            return;
+        }
+        self.last_login = now;
         *logins += 1;
         self.logins.push(Attempt {
             login: *logins,
@@ -460,15 +425,17 @@ impl Node {
         let over = self.logins.len() >= LOGINS_MAX;
         let mut oldest = over;
         self.logins.retain(|it| {
-            let late = std::mem::take(&mut oldest) || now.since(it.begun) >= LOGIN_MAX + 4 * way;
+            let asked = it.connected.is_none() && std::mem::take(&mut oldest);
+            let late = asked || now.since(it.begun) >= LOGIN_MAX + 4 * way;
             if late {
-                out.push(Check::Leave { node: index, login: it.login });
+                out.push(Check::Leave { node: index, login: it.login, well: false });
             }
             !late
         });
         let late = |it: &mut Session| it.ping.is_some_and(|since| now.since(since) >= max + way);
         if let Some(session) = self.session.take_if(late) {
-            out.push(Check::Leave { node: index, login: session.login });
+            out.push(Check::Leave { node: index, login: session.login, well: false });
+            self.write = None;
             self.past.ended.get_or_insert((now, format!("no answer within {max:?}")));
         }
     }

@@ -1,7 +1,7 @@
 //! What of a node is awaited, and since when.
 
 use crate::health::link::Link;
-use crate::health::node::{Attempt, Node, SILENT};
+use crate::health::node::{Attempt, Node, ODD};
 use crate::time::{Duration, Instant};
 
 /// A new connection that is not answered within this counts.
@@ -14,15 +14,18 @@ impl Node {
         Some(now.since(self.dark.map_or(since, |dark| dark.min(since))))
     }
 
-    /// Since when something has waited that has not even arrived, as far as we know.
+    /// Since when something has waited that has not even arrived, for all we know. A session whose
+    /// pings arrive has the last word: new connections may be lost for other reasons.
     pub(super) fn stuck(&self) -> Option<Instant> {
         let stuck = |link: &Option<(Instant, Link)>, since: Instant| {
             link.is_some_and(|(at, link)| at >= since && link.stuck)
         };
-        let session = self.session.iter().filter_map(|it| {
-            let since = it.ping?;
-            stuck(&it.link, since).then_some(since)
-        });
+        if let Some(session) = &self.session
+            && !session.ping.is_some_and(|since| stuck(&session.link, since))
+        {
+            return None;
+        }
+        let session = self.session.iter().filter_map(|it| it.ping);
         let logins = self.logins.iter().filter_map(|it| match it.connected {
             None => Some(it.begun),
             Some(since) => stuck(&it.link, since).then_some(it.spoken),
@@ -30,6 +33,13 @@ impl Node {
         let unreachable = self.past.unreachable.iter().map(|(since, _, _)| *since);
         let since = session.chain(logins).chain(unreachable).min()?;
         Some(since.max(self.heard))
+    }
+
+    /// Whether a new connection was asked for in vain and nobody has asked the session since.
+    pub(super) fn is_unanswered(&self, now: Instant) -> bool {
+        let asked = self.session.as_ref().is_some_and(|it| it.ping.is_some());
+        let late = |it: &Attempt| it.connected.is_none() && now.since(it.begun) >= ODD;
+        !asked && now.since(self.heard) >= ODD && self.logins.iter().any(late)
     }
 
     /// For how long a ping was not answered that has arrived.
@@ -40,11 +50,12 @@ impl Node {
         (!stuck).then(|| now.since(since))
     }
 
-    /// The same of the login that has waited longest for a word.
+    /// The same of the login that has waited longest for a word, be it only that of the kernel.
     pub(super) fn login_unanswered(&self, now: Instant) -> Option<Duration> {
+        let dark = self.session.is_none() || self.stuck().is_some();
         let arrived = |it: &&Attempt| {
             let stuck = it.link.is_some_and(|(at, link)| at >= it.spoken && link.stuck);
-            it.connected.is_some() && !stuck
+            if it.connected.is_some() { !stuck } else { !dark }
         };
         self.logins.iter().filter(arrived).map(|it| now.since(it.spoken)).max()
     }
@@ -59,10 +70,5 @@ impl Node {
         let late = |it: &&Attempt| it.connected.is_none() && now.since(it.begun) >= UNANSWERED;
         let failed = self.past.unreachable.as_ref().map_or(0, |(_, count, _)| *count);
         self.logins.iter().filter(late).count() + failed
-    }
-
-    pub(super) fn is_silent(&self, now: Instant) -> bool {
-        let silence = self.silence(now);
-        silence.is_some_and(|it| it >= SILENT + self.figures.allowance())
     }
 }

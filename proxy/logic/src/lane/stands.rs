@@ -1,7 +1,9 @@
 //! Where the nodes stand now, and how they are: what follows for those who wait for them, and for
 //! what runs there.
 
+use crate::config::Node;
 use crate::id::ConnId;
+use crate::lane::server::Server;
 use crate::lane::{Lane, Out};
 use crate::time::Instant;
 use crate::topology::{Role, Standing, Topology};
@@ -23,7 +25,7 @@ impl Lane {
             let Some(node) = &rank.key.node else { continue };
             let standings = self.topology.clusters.get(&*rank.database.cluster.name);
             let standing = standings.and_then(|nodes| nodes.get(node));
-            let fit = |it: &&Standing| it.error.is_none() && it.health.verdict.serves();
+            let fit = |it: &&Standing| it.error.is_none() && !it.health.out;
             let role = standing.filter(fit).map(|it| it.role);
             let promoted = role == Some(Role::Primary);
             // A login, or a server of another lane, may still have come behind the first time.
@@ -44,9 +46,13 @@ impl Lane {
         for (cluster, standings) in &topology.clusters {
             for (node, standing) in standings.iter().filter(|(_, it)| it.health.cut) {
                 let reason = format!("node {node} is taken for a {}", standing.health.verdict);
-                let there = |far: &super::server::Server| {
+                let there = |far: &Server| {
+                    let cluster_of = &self.pools[far.pool].database.cluster;
+                    // What was opened where the node no longer is may well be answered.
+                    let at = |it: &Node| *it.name == **node && it.resolved.contains(&far.address);
                     far.node == *node
-                        && self.pools[far.pool].database.cluster.name == **cluster
+                        && *cluster_of.name == **cluster
+                        && cluster_of.nodes.iter().any(at)
                         && !far.is_opening()
                 };
                 let lost = self.servers.iter().filter(|(_, far)| far.server().is_some_and(there));

@@ -42,7 +42,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// Whether reads may go there.
+    /// Whether it does what it should, as far as reads go.
     pub const fn serves(self) -> bool {
         match self {
             Self::Unknown | Self::Healthy | Self::Degraded | Self::Refusing => true,
@@ -93,7 +93,10 @@ impl fmt::Display for Verdict {
 pub struct Health {
     /// How it is.
     pub verdict: Verdict,
-    /// It has come and gone too often of late: reads go to others, as long as there is one.
+    /// Reads go to others.
+    pub out: bool,
+    /// They do as long as there is one: it has come and gone too often of late, or serves those who
+    /// are there and lets nobody in.
     pub damped: bool,
     /// What runs on connections to it will not be answered: they are to be closed.
     pub cut: bool,
