@@ -159,23 +159,15 @@ fn rights_are_given_up_and_can_be_missed() {
     let Some((uid, gid)) = account() else { return };
     let (uid, gid) = (uid.to_string(), gid.to_string());
     let mut primary = Postgres::start();
-    // The memory of rings is counted by user, and let go of a little after its end.
-    let as_user = [
-        "prlimit",
-        "--memlock=unlimited",
-        "setpriv",
-        "--reuid",
-        &uid,
-        "--regid",
-        &gid,
-        "--clear-groups",
-    ];
+    let as_user = ["setpriv", "--reuid", &uid, "--regid", &gid, "--clear-groups"];
     let rights = "-all,+bpf,+perfmon,+net_admin";
     let given = ["--bounding-set", rights, "--inh-caps", rights, "--ambient-caps", rights];
     let none = ["--bounding-set", "-all", "--inh-caps", "-all", "--ambient-caps", "-all"];
     for (rights, watched) in [(given, true), (none, false)] {
         let through = [&as_user[..], &rights].concat();
         let settings = Settings::new(&primary).set("monitor.user", "guest");
+        // The memory of rings is counted by user, and let go of a little after their end.
+        let settings = settings.set("workers", 1).set("limits.buffers", 64);
         let pgring = settings.through(&through).start();
         becomes(&pgring, "pg1", "healthy");
         let warned = pgring.log().contains("are not watched in the kernel");

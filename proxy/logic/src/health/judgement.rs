@@ -7,7 +7,7 @@ use crate::topology::verdict::{Cause, Verdict};
 /// So many of them make a silent path a dead one.
 const UNANSWERED_MIN: usize = 3;
 /// Silence after which what runs on a standby is asked elsewhere.
-const CUT: Duration = Duration::from_millis(700);
+const CUT: Duration = Duration::from_millis(600);
 /// How much longer than a blackout a path must be silent: time for another try.
 const BEYOND: Duration = Duration::from_millis(500);
 /// And a write: disks take a breath of seconds now and then.

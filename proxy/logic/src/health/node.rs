@@ -23,6 +23,10 @@ pub(super) const CONFIRM: Duration = Duration::from_millis(50);
 const HASTE: Duration = Duration::from_millis(250);
 const SOON: Duration = Duration::from_secs(2);
 const LONG: Duration = Duration::from_secs(20);
+/// For how long a silent path is asked twice as often.
+const DARK: Duration = Duration::from_secs(1);
+/// A connection that is not answered for so long makes room for another one.
+const VAIN: Duration = Duration::from_millis(1_500);
 /// Between any two logins.
 const GAP: Duration = Duration::from_millis(20);
 /// `cannot_connect_now`: the server starts, stops, or recovers.
@@ -397,7 +401,13 @@ impl Node {
         // Where it takes what we send it is not stormed, nor where it has been in trouble for long.
         let haste = odd && !stuck && self.login_unanswered(now).is_none_or(|it| it < HASTE);
         let long = self.trouble.is_some_and(|since| now.since(since) >= LONG);
-        let pause = if haste && !long { HASTE.min(limits.login) } else { limits.login };
+        // Into the dark they cost nothing, and the first that comes back says that it is over.
+        let dark = self.silence(now).is_some_and(|it| it < DARK);
+        let pause = match (haste && !long, dark) {
+            (true, true) => HASTE / 2,
+            (true, false) => HASTE.min(limits.login),
+            (false, _) => limits.login,
+        };
         self.next_login = now + pause;
         if self.logins.len() >= LOGINS_MAX {
             return;
@@ -425,7 +435,8 @@ impl Node {
         let over = self.logins.len() >= LOGINS_MAX;
         let mut oldest = over;
         self.logins.retain(|it| {
-            let asked = it.connected.is_none() && std::mem::take(&mut oldest);
+            let vain = it.connected.is_none() && now.since(it.begun) >= VAIN;
+            let asked = vain && std::mem::take(&mut oldest);
             let late = asked || now.since(it.begun) >= LOGIN_MAX + 4 * way;
             if late {
                 out.push(Check::Leave { node: index, login: it.login, well: false });
