@@ -1,7 +1,7 @@
 //! Every class of fault in the model, at any moment.
 
-use crate::health::Sight;
 use crate::health::model::{GOOD, Model, Path, Process};
+use crate::health::{Change, Sight};
 use crate::time::Duration;
 use crate::topology::verdict::{Cause, Verdict};
 
@@ -112,9 +112,14 @@ fn nobody_is_declared_dead_who_is_not() {
                 }
                 model.run(ms(5_000));
             }
-            let dead = |change: &crate::health::Change| change.health.verdict.is_dead();
+            let dead = |change: &Change| change.health.verdict.is_dead();
             let deaths: Vec<_> = model.changes.iter().filter(|it| dead(&it.1)).collect();
             assert!(deaths.is_empty(), "{kind} {seed}: {deaths:#?}");
+            if kind == 2 {
+                // What was on its way through the dark was not unanswered for all that time.
+                let hung = |it: &Change| it.health.verdict == Verdict::Hung;
+                assert!(!model.changes.iter().any(|it| hung(&it.1)), "{:#?}", model.changes);
+            }
             if matches!(kind, 3 | 4) {
                 let bad = model.changes.iter().any(|it| !it.1.health.verdict.serves());
                 assert!(!bad, "{kind} {seed}: {:#?}", model.changes);

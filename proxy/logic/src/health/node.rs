@@ -55,6 +55,9 @@ pub(super) struct Session {
     pub(super) login: u64,
     /// Since when an answer is awaited.
     pub(super) ping: Option<Instant>,
+    /// When something that had waited has arrived after all: for how long it was not answered is
+    /// counted from then.
+    pub(super) arrived: Instant,
     pub(super) link: Option<(Instant, Link)>,
 }
 
@@ -251,7 +254,7 @@ impl Node {
         if self.session.is_some() && stuck.is_none_or(|since| now.since(since) < STUCK) {
             return out.push(Check::Leave { node: index, login, well: true });
         }
-        if let Some(old) = self.session.replace(Session { login, ping: None, link }) {
+        if let Some(old) = self.session.replace(Session { login, ping: None, arrived: now, link }) {
             out.push(Check::Leave { node: index, login: old.login, well: false });
         }
         self.write = None;
@@ -313,6 +316,12 @@ impl Node {
             },
         };
         let before = slot.replace((now, link)).map(|(_, before)| before).unwrap_or_default();
+        if before.stuck
+            && !link.stuck
+            && let Some(session) = self.session.as_mut().filter(|it| it.login == login)
+        {
+            session.arrived = now;
+        }
         if link.received > before.received
             && let Some(spoken) = spoken
         {

@@ -47,7 +47,7 @@ impl Node {
         let session = self.session.as_ref()?;
         let since = session.ping?;
         let stuck = session.link.is_some_and(|(at, link)| at >= since && link.stuck);
-        (!stuck).then(|| now.since(since))
+        (!stuck).then(|| now.since(since.max(session.arrived)))
     }
 
     /// The same of the login that has waited longest for a word, be it only that of the kernel.
@@ -57,7 +57,8 @@ impl Node {
             let stuck = it.link.is_some_and(|(at, link)| at >= it.spoken && link.stuck);
             if it.connected.is_some() { !stuck } else { !dark }
         };
-        self.logins.iter().filter(arrived).map(|it| now.since(it.spoken)).max()
+        let since = self.session.as_ref().map_or(Instant::START, |it| it.arrived);
+        self.logins.iter().filter(arrived).map(|it| now.since(it.spoken.max(since))).max()
     }
 
     /// The same of a write.
