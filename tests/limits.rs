@@ -1,12 +1,13 @@
 //! Limits and time-outs: what is refused, with which SQLSTATE, and that waiting and memory stay
 //! within bounds.
 
-use pgring_tests::command::{at_most_minutes, say, until};
+use pgring_tests::command::{at_most_minutes, mortal, run, say, until};
 use pgring_tests::dice::amount;
 use pgring_tests::message::{Message, V3_0, describe, extended, parse, query, startup, sync};
-use pgring_tests::pgring::{Pgring, Settings};
-use pgring_tests::postgres::Postgres;
+use pgring_tests::pgring::{Pgring, Settings, binary};
+use pgring_tests::postgres::{Postgres, account, nodes_dir};
 use pgring_tests::wire::{Polled, Wire};
+use std::path::Path;
 use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -373,4 +374,27 @@ fn idle_clients_are_small() {
     say(&format!("{count} idle clients, {each} bytes each"));
     assert!(each <= 3 << 10, "{each} bytes for each idle client");
     assert_eq!(wires[count / 2].value("SELECT 'alive'"), "alive");
+}
+
+/// Rings are counted as locked memory. One that there is no memory for ends the start with what to
+/// do about it, whichever thread it is for.
+#[test]
+fn without_memory_for_its_rings_pgring_says_so_and_does_not_start() {
+    at_most_minutes(2);
+    let home = nodes_dir();
+    std::fs::create_dir_all(&home).expect("a folder");
+    let config = home.join(format!("memlock-{}.toml", std::process::id()));
+    let text = "listen = [\"127.0.0.1:0\"]\n[auth]\nmethod = \"trust\"\n[[clusters]]\n\
+                name = \"main\"\n[[clusters.nodes]]\nname = \"pg1\"\n\
+                address = \"127.0.0.1:1\"\n[[databases]]\nname = \"*\"\n";
+    std::fs::write(&config, text).expect("a config");
+    // Root may lock as much as it likes, by a right of its own.
+    let bound: &[&str] = if account().is_some() { &["--bounding-set", "-ipc_lock"] } else { &[] };
+    let mut command = mortal(Path::new("setpriv"), "KILL");
+    command.args(bound).args(["prlimit", "--memlock=4096:4096", "--"]);
+    command.arg(binary()).arg("--config").arg(&config);
+    let outcome = run(&mut command, SOON);
+    drop(std::fs::remove_file(config));
+    assert!(!outcome.success && outcome.stderr.contains("RLIMIT_MEMLOCK"), "{outcome:?}");
+    assert!(!outcome.stderr.contains("panicked"), "{outcome:?}");
 }

@@ -29,6 +29,7 @@ use crate::clock;
 use crate::dialer::Dialer;
 use crate::mailbox::MailboxSender;
 use crate::probe::Probe;
+use crate::ring::support::{RingError, explain};
 use catalogs::Edition;
 use checks::News;
 use console::{Letter, Line};
@@ -100,7 +101,14 @@ pub fn run(start: Start) -> i32 {
             lane.send(mail);
         }
     };
-    tokio_uring::start(async move {
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(why) => {
+            tracing::error!("{why}");
+            return 1;
+        }
+    };
+    runtime.block_on(async move {
         let lanes = Lanes { count, post: Box::new(post), falls };
         match serve(config, config_path, lanes, inbox, (dialer, probe)).await {
             Ok(code) => code,
@@ -114,8 +122,12 @@ pub fn run(start: Start) -> i32 {
 
 /// Fills in what a config needs before lanes may have it: addresses of named nodes, verifiers of
 /// plain passwords. It blocks, for start only; at a reload the control thread does it by itself.
-pub fn prepare(config: Config) -> Config {
-    tokio_uring::start(prepare::prepare(config, None))
+pub fn prepare(config: Config) -> Result<Config, RingError> {
+    Ok(runtime()?.block_on(prepare::prepare(config, None)))
+}
+
+fn runtime() -> Result<tokio_uring::Runtime, RingError> {
+    tokio_uring::Runtime::new(&tokio_uring::builder()).map_err(explain)
 }
 
 /// The way to the lanes.

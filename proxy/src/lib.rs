@@ -74,7 +74,7 @@ pub fn serve(mut config: Config, config_path: PathBuf) -> Result<i32, String> {
         }
     });
     let dialer = Dialer::new(config.monitor.rto_min, marker);
-    let config = Arc::new(control::prepare(config));
+    let config = Arc::new(control::prepare(config).map_err(say)?);
     check_files(&config);
     let listen = [&config.listen[..], &config.listen_readonly];
     let doors = Doors::open(listen, config.unix_socket_dir.as_deref(), config.workers);

@@ -99,7 +99,7 @@ fn builder(steps: usize) -> io_uring::Builder {
 }
 
 /// Says why the ring could not be built.
-fn explain(why: io::Error) -> RingError {
+pub fn explain(why: io::Error) -> RingError {
     match why.raw_os_error() {
         Some(libc::ENOSYS) => RingError::Missing { feature: "io_uring", since: "5.1" },
         Some(libc::EPERM | libc::EACCES) => match std::fs::read_to_string(SWITCH) {
