@@ -6,7 +6,7 @@ use pgring_tests::message::{Message, extended, query, sync};
 use pgring_tests::pgring::Settings;
 use pgring_tests::ports::Port;
 use pgring_tests::postgres::{PASSWORD, program};
-use pgring_tests::routed::{SOON, Scene, scene};
+use pgring_tests::routed::{SOON, Scene, say, scene};
 use pgring_tests::wire::Wire;
 use std::net::SocketAddr;
 use std::process::Command;
@@ -110,7 +110,7 @@ fn without_a_standby_they_wait_for_one_and_the_primary_is_not_needed() {
         until("a greeting", SOON, || Wire::try_login(address, &[("user", "app")]).is_some());
     });
     scene.standbys[0].start_again();
-    until("the standby to be back", SOON, || client.value("SELECT here()") == "standby");
+    until("the standby to be back", SOON, || say(&mut client, "SELECT here()") == "standby I");
     waits.join().expect("a greeting");
     assert_eq!(scene.pgring.violations(), Some(0));
 }

@@ -22,7 +22,7 @@ use crate::dialer::Dialer;
 use crate::mailbox::seats::Seats;
 use crate::mailbox::{Letter, Mailbox, MailboxSender};
 use crate::probe::Probe;
-use crate::probe::rights::give_up;
+use crate::probe::rights::{give_back, give_up};
 use crate::ring::limits::raise_files;
 use crate::ring::listen::{Doors, UnixDoor};
 use crate::ring::support::RingError;
@@ -138,6 +138,7 @@ fn senses(config: &Config) -> Option<Probe> {
         }
     });
     give_up();
+    give_back();
     probe
 }
 

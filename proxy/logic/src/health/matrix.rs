@@ -237,7 +237,9 @@ fn a_node_that_answers_again_is_not_cut_off_while_it_is_still_taken_for_dead() {
     model.run(ms(5_000));
     model.process(0, Process::Works);
     model.run(ms(600));
-    assert!(!model.health(0).verdict.serves() && !model.health(0).cut, "{:#?}", model.changes);
+    let health = model.health(0);
+    assert!(!health.verdict.serves() && !health.cut, "{:#?}", model.changes);
+    assert!(!health.out && health.damped, "it may be the only one: {health:?}");
     model.until(0, Verdict::Healthy, BACK);
 }
 

@@ -357,7 +357,9 @@ impl Node {
         {
             verdict = before.verdict;
         }
-        let shut = verdict == Verdict::Hung && self.is_only_shut(now);
+        // It does what it should, or serves who is there: better than nobody.
+        let held = !verdict.serves() && good;
+        let shut = held || verdict == Verdict::Hung && self.is_only_shut(now);
         if before.verdict.serves() && !verdict.serves() {
             self.damping.gone(now);
         }

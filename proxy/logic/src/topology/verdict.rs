@@ -95,8 +95,8 @@ pub struct Health {
     pub verdict: Verdict,
     /// Reads go to others.
     pub out: bool,
-    /// They do as long as there is one: it has come and gone too often of late, or serves those who
-    /// are there and lets nobody in.
+    /// They do as long as there is one: it has come and gone too often of late, is back only just
+    /// now, or serves those who are there and lets nobody in.
     pub damped: bool,
     /// What runs on connections to it will not be answered: they are to be closed.
     pub cut: bool,
