@@ -451,7 +451,9 @@ fn note(state: &mut State, change: Change) {
             standing.since = now;
         }
     }
-    if before.verdict == health.verdict && before.damped == health.damped {
+    // Whoever is unwell is a last resort at most; that is no news.
+    let steady = before.damped == health.damped || !health.verdict.serves();
+    if before.verdict == health.verdict && steady {
         return;
     }
     let (cluster, name) = (&*target.cluster, &*target.node);
