@@ -241,8 +241,8 @@ async fn connect(address: &Address, dialer: &Dialer) -> Result<Stream, Failure> 
                 socket.set_nonblocking(true)?;
                 Ok(TcpSocket::from_std_stream(socket.into()))
             };
-            let socket =
-                socket().map_err(|why: io::Error| Failure::Unreachable(why.to_string()))?;
+            // No descriptor is left, or no memory: the node has not even been asked.
+            let socket = socket().map_err(|why: io::Error| Failure::Ours(why.to_string()))?;
             socket.connect(*to).await.map(Stream::Tcp).map_err(|why| refused(&why))
         }
         Address::Unix(path) => {
