@@ -361,6 +361,7 @@ fn config() -> Config {
     let cluster = Arc::new(Cluster {
         name: "main".to_owned(),
         nodes: vec![node],
+        failover: None,
         horizon: Horizon::default(),
     });
     let database = Database {

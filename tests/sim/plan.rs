@@ -171,6 +171,7 @@ impl Plan {
         let cluster = Arc::new(Cluster {
             name: "main".to_owned(),
             nodes: nodes.collect(),
+            failover: None,
             horizon: Horizon::default(),
         });
         let databases = (0..self.databases).map(|number| {

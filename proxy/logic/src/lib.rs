@@ -30,6 +30,7 @@ pub mod topology;
 pub mod catalog;
 pub mod config;
 pub mod parcel;
+pub mod record;
 pub mod route;
 
 // Floor 4. What crosses threads, and what is kept.
@@ -39,6 +40,7 @@ pub mod prepared;
 // Floor 5. Machines.
 pub mod auth_server;
 pub mod broker;
+pub mod failover;
 pub mod health;
 
 // Floor 6. The other end of a login, tested against the first; what is asked of all lanes at once.

@@ -5,12 +5,15 @@
 //! that has replayed the place behind a commit shows that commit.
 
 use crate::time::{Duration, Instant};
+use crate::topology::gate::Gate;
 use crate::topology::verdict::Health;
 use core::fmt;
 use core::str::FromStr;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+pub mod gate;
 pub mod horizon;
 pub mod verdict;
 
@@ -54,6 +57,20 @@ impl FromStr for Lsn {
             digits.then(|| u32::from_str_radix(text, 16).ok()).flatten().ok_or(NoLsn)
         };
         Ok(Self(u64::from(part(high)?) << 32 | u64::from(part(low)?)))
+    }
+}
+
+impl Serialize for Lsn {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Lsn {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let wrong = |_| serde::de::Error::custom(format!("{text:?} is no place in a log"));
+        text.parse().map_err(wrong)
     }
 }
 
@@ -150,11 +167,13 @@ pub type Standings = BTreeMap<Arc<str>, Standing>;
 pub struct Topology {
     /// By the name of the cluster.
     pub clusters: BTreeMap<Arc<str>, Standings>,
+    /// Who may be written to, in clusters whose primary pgring decides on.
+    pub gates: BTreeMap<Arc<str>, Gate>,
 }
 
 impl Topology {
     /// Nothing is known.
-    pub const UNKNOWN: &Self = &Self { clusters: BTreeMap::new() };
+    pub const UNKNOWN: &Self = &Self { clusters: BTreeMap::new(), gates: BTreeMap::new() };
 }
 
 /// How many marks a track has at most: ten minutes of a busy primary.

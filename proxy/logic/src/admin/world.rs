@@ -150,6 +150,7 @@ pub(crate) mod tests {
         let cluster = Arc::new(Cluster {
             name: "main".to_owned(),
             nodes: vec![node],
+            failover: None,
             horizon: Horizon::default(),
         });
         let database = |name: &str, dbname: Option<&str>| {

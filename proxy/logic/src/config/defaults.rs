@@ -4,11 +4,13 @@
 
 use crate::action::Address;
 use crate::config::{
-    Auth, AuthMethod, Config, Consistency, Fallback, Limits, Monitor, Node, PoolMode, PoolSettings,
-    Reads, Routing, Users,
+    Auth, AuthMethod, Cluster, Config, Consistency, Durability, Failover, FailoverMode, Fallback,
+    Limits, Monitor, Node, PoolMode, PoolSettings, Reads, Routing, Users,
 };
 use crate::time::Duration;
+use crate::topology::horizon::Horizon;
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 const KIB: usize = 1024;
 
@@ -76,7 +78,39 @@ impl Node {
     /// One at this address, with a share like all others.
     pub fn new(name: &str, address: &str, resolved: Vec<Address>) -> Self {
         let (name, address) = (name.to_owned(), address.to_owned());
-        Self { name, address, resolved, weight: 1, zone: String::new() }
+        let (zone, peer_address) = (String::new(), String::new());
+        Self { name, address, resolved, weight: 1, zone, priority: 1, peer_address }
+    }
+}
+
+impl Cluster {
+    /// One whose primary is whoever is not in recovery.
+    pub fn new(name: &str, nodes: Vec<Node>) -> Self {
+        Self { name: name.to_owned(), nodes, failover: None, horizon: Horizon::default() }
+    }
+}
+
+impl Default for Failover {
+    fn default() -> Self {
+        Self {
+            mode: FailoverMode::Auto,
+            state_file: PathBuf::new(),
+            durability: Durability::Async,
+            quorum: 1,
+            only_path: false,
+            user: None,
+            password: None,
+            crash_grace: Duration::from_secs(2),
+            cooldown: Duration::from_secs(10 * 60),
+            drain: Duration::from_secs(2),
+            promote_timeout: Duration::from_secs(60),
+            command_timeout: Duration::from_secs(60),
+            lag_bytes_max: KIB * KIB,
+            slots: true,
+            fence_command: Vec::new(),
+            stop_command: Vec::new(),
+            rejoin_command: Vec::new(),
+        }
     }
 }
 

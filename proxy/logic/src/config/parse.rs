@@ -4,7 +4,8 @@ use crate::config::error::Errors;
 use crate::config::table::{At, Table};
 use crate::config::{
     Auth, AuthMethod, Cluster, Config, ConfigError, Database, Limits, Node, Password, PoolMode,
-    PoolSettings, Reads, Routing, Users, address, listeners, monitor, pool, routing, users,
+    PoolSettings, Reads, Routing, Users, address, failover, listeners, monitor, pool, routing,
+    users,
 };
 use crate::time::Duration;
 use crate::topology::horizon::Horizon;
@@ -150,14 +151,19 @@ fn clusters(tables: Vec<Table<'_>>, errors: &mut Errors) -> Vec<Arc<Cluster>> {
             }
             nodes.push(node);
         }
+        let failover = table.table("failover", errors);
+        let failover = failover.and_then(|table| failover::read(table, &nodes, errors));
         table.finish(errors);
-        clusters.push(Arc::new(Cluster { name, nodes, horizon: Horizon::default() }));
+        let failover = failover.map(Arc::new);
+        clusters.push(Arc::new(Cluster { name, nodes, failover, horizon: Horizon::default() }));
     }
     clusters
 }
 
 /// As `HAProxy` has it.
 const WEIGHT_MAX: i64 = 256;
+/// The largest `priority`.
+const PRIORITY_MAX: i64 = 100;
 
 fn node(mut table: Table<'_>, errors: &mut Errors) -> Node {
     let name = required("name", &mut table, errors);
@@ -165,6 +171,8 @@ fn node(mut table: Table<'_>, errors: &mut Errors) -> Node {
     let mut node = Node::new(&name.value, &value, Vec::new());
     table.number("weight", 0..=WEIGHT_MAX, &mut node.weight, errors);
     node.zone = table.text("zone", errors).map(|zone| zone.value).unwrap_or_default();
+    table.number("priority", 0..=PRIORITY_MAX, &mut node.priority, errors);
+    node.peer_address = table.text("peer_address", errors).map(|at| at.value).unwrap_or_default();
     if !node.address.is_empty() {
         match address::node(&node.address) {
             Ok(resolved) => node.resolved = resolved,
@@ -251,9 +259,7 @@ fn database(
     }
     let cluster = cluster(&mut table, clusters, errors);
     // A database without a cluster is an error already told; it goes on for the errors after it.
-    let nowhere = || {
-        Arc::new(Cluster { name: String::new(), nodes: Vec::new(), horizon: Horizon::default() })
-    };
+    let nowhere = || Arc::new(Cluster::new("", Vec::new()));
     let mut database = Database { name, ..any_database(&cluster.unwrap_or_else(nowhere)) };
     database.dbname = table.name_of("dbname", errors).map(|at| at.value);
     database.user = table.name_of("user", errors).map(|at| at.value);

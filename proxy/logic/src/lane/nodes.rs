@@ -77,7 +77,6 @@ mod tests {
     use super::{Place, Ring, Round};
     use crate::action::Address;
     use crate::config::{Cluster, Node};
-    use crate::topology::horizon::Horizon;
 
     /// Nodes with this many addresses each.
     fn cluster(addresses: &[usize]) -> Cluster {
@@ -87,7 +86,7 @@ mod tests {
             Node::new(&format!("pg{number}"), &format!("pg{number}:5432"), resolved)
         };
         let nodes = addresses.iter().enumerate().map(node).collect();
-        Cluster { name: "main".to_owned(), nodes, horizon: Horizon::default() }
+        Cluster::new("main", nodes)
     }
 
     #[test]

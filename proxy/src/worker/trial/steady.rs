@@ -14,7 +14,6 @@ use pgring_logic::config::{AuthMethod, Cluster, Config, Database, Node, PoolSett
 use pgring_logic::id::Core;
 use pgring_logic::lane::Lane;
 use pgring_logic::mail::Mail;
-use pgring_logic::topology::horizon::Horizon;
 use pgring_wire::backend::write as say;
 use pgring_wire::client::write as ask;
 use pgring_wire::frame::{LENGTH_MAX, header};
@@ -80,7 +79,7 @@ fn answer(tag: u8, out: &mut Vec<u8>) {
 /// A pool of one server at this address.
 fn config(node: SocketAddr) -> Config {
     let nodes = vec![Node::new("pg1", &node.to_string(), vec![Address::Tcp(node)])];
-    let cluster = Arc::new(Cluster { name: "main".to_owned(), nodes, horizon: Horizon::default() });
+    let cluster = Arc::new(Cluster::new("main", nodes));
     let database = Database {
         name: "*".to_owned(),
         cluster: Arc::clone(&cluster),

@@ -1,0 +1,72 @@
+//! How a primary is replaced: `[clusters.failover]`.
+
+use crate::config::error::Errors;
+use crate::config::table::{At, Table};
+use crate::config::{Durability, Failover, FailoverMode, Node, Password};
+use crate::time::Duration;
+
+/// Lays out the table; none if failover is off.
+pub(super) fn read(mut table: Table<'_>, nodes: &[Node], errors: &mut Errors) -> Option<Failover> {
+    let mut failover = Failover::default();
+    let mut on = true;
+    let modes =
+        [("off", None), ("manual", Some(FailoverMode::Manual)), ("auto", Some(FailoverMode::Auto))];
+    let mut mode = Some(FailoverMode::Auto);
+    table.choice("mode", &modes, &mut mode, errors);
+    match mode {
+        Some(mode) => failover.mode = mode,
+        None => on = false,
+    }
+    let line = table.line;
+    match table.name_of("state_file", errors) {
+        Some(At { line, value }) if !value.starts_with('/') => {
+            table.blame(line, "state_file", "is no absolute path", errors);
+        }
+        Some(At { value, .. }) => failover.state_file = value.into(),
+        None => {
+            let message = "missing; where pgring keeps who is the primary, across restarts";
+            table.blame(line, "state_file", message, errors);
+        }
+    }
+    let kinds = [("async", Durability::Async), ("sync", Durability::Sync)];
+    table.choice("durability", &kinds, &mut failover.durability, errors);
+    table.number("quorum", 1..=100, &mut failover.quorum, errors);
+    if failover.durability == Durability::Sync && failover.quorum as usize >= nodes.len() {
+        let message = format!("{} of {} standbys", failover.quorum, nodes.len().saturating_sub(1));
+        table.blame(line, "quorum", message, errors);
+    }
+    table.flag("only_path", &mut failover.only_path, errors);
+    user(&mut failover, &mut table, errors);
+    let min = Duration::from_millis(1);
+    table.timeout("crash_grace", &mut failover.crash_grace, errors);
+    table.timeout("cooldown", &mut failover.cooldown, errors);
+    table.time("drain", min, &mut failover.drain, errors);
+    table.time("promote_timeout", Duration::from_secs(1), &mut failover.promote_timeout, errors);
+    table.time("command_timeout", Duration::from_secs(1), &mut failover.command_timeout, errors);
+    table.bytes("lag_bytes_max", 1..=1024 * 1024, &mut failover.lag_bytes_max, errors);
+    table.flag("slots", &mut failover.slots, errors);
+    command("fence_command", &mut failover.fence_command, &mut table, errors);
+    command("stop_command", &mut failover.stop_command, &mut table, errors);
+    command("rejoin_command", &mut failover.rejoin_command, &mut table, errors);
+    table.finish(errors);
+    on.then_some(failover)
+}
+
+fn user(failover: &mut Failover, table: &mut Table<'_>, errors: &mut Errors) {
+    failover.user = table.name_of("user", errors).map(|at| at.value);
+    if let Some(At { line, value }) = table.name_of("password", errors) {
+        if failover.user.is_none() {
+            table.blame(line, "password", "there is no user to go with it", errors);
+        }
+        failover.password = Some(Password(value));
+    }
+}
+
+/// A program and its arguments. No shell reads them.
+fn command(key: &'static str, slot: &mut Vec<String>, table: &mut Table<'_>, errors: &mut Errors) {
+    let Some(At { line, value }) = table.texts(key, errors) else { return };
+    *slot = value.into_iter().map(|at| at.value).collect();
+    if slot.first().is_some_and(|program| !program.starts_with('/')) {
+        table.blame(line, key, "the program is no absolute path", errors);
+    }
+}

@@ -1,0 +1,3 @@
+//! Who is the primary of a cluster, and how that changes.
+
+pub mod act;

@@ -1,0 +1,131 @@
+//! What is done to nodes, and what they say.
+
+use crate::time::Duration;
+use crate::topology::Lsn;
+use std::sync::Arc;
+
+/// Something to be done to a node, by SQL on its control session or by a command of the operator.
+/// Each may be repeated: what has been done already is done.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Act {
+    /// Tell how it is.
+    Look,
+    /// Stop the WAL receiver, so that nothing is acknowledged to any primary any more: clear
+    /// `primary_conninfo`, reload, wait until there is no receiver and the end of the log received
+    /// has not moved for 50 ms. Answered by [`Done::Seen`].
+    Freeze,
+    /// Receive from this primary: `primary_conninfo`, and `primary_slot_name` if a name is given.
+    Follow {
+        /// The whole text of `primary_conninfo`.
+        conninfo: String,
+        /// A physical slot on the primary; empty: none.
+        slot: String,
+    },
+    /// Create physical slots with these names, where they do not exist, each reserving WAL.
+    Slots(Vec<String>),
+    /// `synchronous_standby_names`, and reload.
+    Sync(String),
+    /// Promote, and wait for the end of recovery for at most so long.
+    Promote(Duration),
+    /// Write something that is acknowledged as a client's commit would be.
+    Canary,
+    /// A checkpoint.
+    Checkpoint,
+    /// Where it can still be asked: end all sessions of others and let new ones only read.
+    Kick,
+    /// Undoes what [`Act::Kick`] has left.
+    Unkick,
+    /// Run a command of the operator.
+    Command(Hook),
+}
+
+/// A command of the operator.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Hook {
+    /// Ends a node for certain: success means that it writes nothing any more.
+    Fence,
+    /// Stops a node in order, with all it has written sent to its standbys.
+    Stop,
+    /// Makes a standby of a node that was a primary.
+    Rejoin,
+}
+
+impl Hook {
+    /// Its name in configuration and messages.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fence => "fence_command",
+            Self::Stop => "stop_command",
+            Self::Rejoin => "rejoin_command",
+        }
+    }
+}
+
+/// What came of it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Done {
+    /// It is done.
+    Well,
+    /// How the node is.
+    Seen(Box<View>),
+    /// It is not done, or nobody knows.
+    Failed {
+        /// The connection ended, or the time was over: it may have been done.
+        unknown: bool,
+        /// In words.
+        reason: String,
+    },
+}
+
+/// How a node is, in its own words.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct View {
+    /// It is a standby.
+    pub recovery: bool,
+    /// `pg_control_system().system_identifier`.
+    pub system: u64,
+    /// On a primary that of the log it writes; on a standby that of what it receives, or replays
+    /// if it receives nothing.
+    pub timeline: u32,
+    /// When its postmaster started, in microseconds since 1970.
+    pub started: i64,
+    /// The end of its log: flushed, on a primary; received or replayed, whichever is further, on a
+    /// standby.
+    pub end: Lsn,
+    /// What it has replayed; on a primary the same as `end`.
+    pub replayed: Lsn,
+    /// Its WAL receiver, if there is one that streams.
+    pub receiver: Option<Receiver>,
+    /// `primary_conninfo`.
+    pub conninfo: String,
+    /// `primary_slot_name`.
+    pub slot: String,
+    /// `synchronous_standby_names`.
+    pub sync: String,
+    /// `default_transaction_read_only` of the server.
+    pub read_only: bool,
+    /// Why it should not be promoted, in words: replay is paused, or delayed.
+    pub unfit: Option<String>,
+    /// On a primary: who receives from it.
+    pub followers: Vec<Follower>,
+}
+
+/// A WAL receiver.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Receiver {
+    /// How long ago the last message came.
+    pub heard: Duration,
+    /// Where it comes from, as `host:port`.
+    pub from: String,
+}
+
+/// A standby as its primary knows it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Follower {
+    /// `application_name`.
+    pub name: Arc<str>,
+    /// It is in the state "streaming".
+    pub streaming: bool,
+    /// What it has flushed.
+    pub flushed: Lsn,
+}

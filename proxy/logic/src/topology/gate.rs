@@ -1,0 +1,27 @@
+//! Who may be written to, in a cluster whose primary pgring decides on.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// What lanes may do in such a cluster. Without one nothing goes to its primary.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Gate {
+    /// Counts how often it was opened and shut.
+    pub epoch: u64,
+    /// Who gets what is for the primary.
+    pub writes: Writes,
+    /// Nodes that get nothing at all, reads included: they were primaries, or follow another.
+    pub quarantine: BTreeSet<Arc<str>>,
+}
+
+/// Who gets what is for the primary.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Writes {
+    /// This node. Connections to any other end at once.
+    Open(Arc<str>),
+    /// What has begun may end; nothing begins. Connections end when they are free.
+    Drain,
+    /// Nobody. All connections end at once.
+    #[default]
+    Shut,
+}
