@@ -105,6 +105,8 @@ fn main() -> ExitCode {
 fn log(format: LogFormat) {
     let filter = EnvFilter::try_from_env("PGRING_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A line that cannot be written (a full disk) is lost; to complain of it there would panic.
+    let subscriber = subscriber.log_internal_errors(false);
     match format {
         LogFormat::Text => subscriber.init(),
         LogFormat::Json => subscriber.json().init(),

@@ -60,6 +60,7 @@ impl fmt::Display for State {
 }
 
 /// The record of one cluster.
+#[expect(clippy::struct_excessive_bools, reason = "each says what may have been done already")]
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
@@ -89,6 +90,9 @@ pub struct Record {
     /// A planned change: the primary may have been told to stop.
     #[serde(default)]
     pub stop_issued: bool,
+    /// And it has stopped.
+    #[serde(default)]
+    pub stopped: bool,
     /// Asked for by an operator, who accepts what is lost.
     #[serde(default)]
     pub forced: bool,
