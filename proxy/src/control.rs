@@ -14,6 +14,7 @@ mod checks;
 mod console;
 mod derive;
 pub mod file;
+mod guard;
 mod heartbeat;
 mod http;
 mod metrics;
@@ -33,6 +34,7 @@ use crate::ring::support::{RingError, explain};
 use catalogs::Edition;
 use checks::News;
 use console::{Letter, Line};
+use guard::{Deeds, Guards};
 use pgring_logic::admin::events::Events;
 use pgring_logic::admin::stats::Window;
 use pgring_logic::admin::world::{Phase, World, merge_pools};
@@ -154,6 +156,8 @@ struct Control {
     /// Where what was seen of nodes goes, and how often they are asked.
     news: UnboundedSender<News>,
     pace: watch::Sender<Duration>,
+    /// Where what has happened to clusters is told.
+    deeds: Deeds,
     /// Something was seen.
     sighted: Notify,
 }
@@ -179,6 +183,8 @@ struct State {
     senses: Senses,
     events: Events,
     hurry: Option<pgring_logic::time::Instant>,
+    /// The clusters whose primaries are decided on here.
+    guards: Guards,
     /// What names mean, by database as clients name it.
     catalogs: BTreeMap<Arc<str>, Edition>,
     edition: u64,
@@ -200,7 +206,8 @@ async fn serve(
     };
     let (end, mut ended) = unbounded_channel();
     let (news, mut seen) = unbounded_channel();
-    let control = Rc::new(Control::new(config, config_path, lanes, (end, news), dialer));
+    let (deeds, mut done) = unbounded_channel();
+    let control = Rc::new(Control::new(config, config_path, lanes, (end, news, deeds), dialer));
     if let Some(probe) = probe {
         tokio::task::spawn_local(Rc::clone(&control).listen(probe));
     }
@@ -221,7 +228,11 @@ async fn serve(
             },
             signal = signals.next() => control.heed(signal),
             Some(news) = seen.recv() => control.learn(news),
-            _ = moments.tick() => control.feel(),
+            Some(deed) = done.recv() => control.happen(deed),
+            _ = moments.tick() => {
+                control.feel();
+                control.watch_over();
+            }
             _ = broker.tick() => control.tick(),
             _ = editions.tick() => control.read_again(),
             _ = names.tick() => drop(tokio::task::spawn_local(Rc::clone(&control).look_up())),
@@ -243,7 +254,7 @@ impl Control {
         config: Arc<Config>,
         config_path: PathBuf,
         lanes: Lanes,
-        (end, news): (UnboundedSender<i32>, UnboundedSender<News>),
+        (end, news, deeds): (UnboundedSender<i32>, UnboundedSender<News>, Deeds),
         dialer: Dialer,
     ) -> Self {
         let pace = watch::Sender::new(config.monitor.interval);
@@ -264,6 +275,7 @@ impl Control {
             senses,
             events: Events::default(),
             hurry: None,
+            guards: Guards::default(),
             catalogs: BTreeMap::new(),
             edition: 0,
             reread: false,
@@ -279,6 +291,7 @@ impl Control {
             dialer: Rc::new(dialer),
             news,
             pace,
+            deeds,
             sighted: Notify::new(),
         }
     }
@@ -450,6 +463,7 @@ impl Control {
             window: &state.window,
             topology: &state.topology,
             events: &state.events,
+            failovers: &state.guards.machines(),
             now: clock::now(),
             unix,
             version: VERSION,

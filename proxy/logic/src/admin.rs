@@ -17,4 +17,5 @@ pub mod route;
 pub mod settings;
 pub mod show;
 pub mod stats;
+mod topology;
 pub mod world;

@@ -243,8 +243,13 @@ pub struct Failover {
 
 impl Failover {
     /// Nothing is known yet. `silence` is for how long a standby that hears its primary may be
-    /// without a word of it.
-    pub fn new(at: At, cluster: &Cluster, settings: &Arc<Settings>, silence: Duration) -> Self {
+    /// without a word of it; `gate` is what lanes were told before a reload.
+    pub fn new(
+        at: At,
+        cluster: &Cluster,
+        settings: &Arc<Settings>,
+        (silence, gate): (Duration, Gate),
+    ) -> Self {
         let member = |node: &crate::config::Node| Member {
             name: node.name.as_str().into(),
             peer: act::peer(node),
@@ -269,7 +274,7 @@ impl Failover {
             save_at: at.now,
             stage: Stage::Rest,
             frozen: BTreeMap::new(),
-            gate: Gate::default(),
+            gate,
             held: None,
             target: None,
             track: VecDeque::new(),
@@ -286,6 +291,27 @@ impl Failover {
             status: "the record is being read".to_owned(),
             noted: String::new(),
             cooldown: None,
+        }
+    }
+
+    /// Of which cluster.
+    pub fn cluster(&self) -> &Arc<str> {
+        &self.cluster
+    }
+
+    /// What a node has to receive from the primary, or the candidate: `primary_conninfo`, and
+    /// `primary_slot_name`.
+    pub fn source_of(&self, node: usize) -> (String, String) {
+        let wanted = if self.record.candidate.is_empty() {
+            &self.record.primary
+        } else {
+            &self.record.candidate
+        };
+        match self.place(wanted) {
+            Some(primary) if node < self.members.len() => {
+                (self.conninfo(primary, node), self.slot(node))
+            }
+            Some(_) | None => Default::default(),
         }
     }
 
@@ -376,6 +402,8 @@ impl Failover {
         self.stage = Stage::Rest;
         self.frozen.clear();
         self.begun = at.now;
+        // Lanes that have been told before go on; else the primary is asked how it is first.
+        self.held = (self.gate.epoch == 0).then_some(at.now);
         let left = self.record.cooldown_until.saturating_sub(at.unix / 1_000_000);
         let left = Duration::from_secs(left).min(self.settings.cooldown);
         self.cooldown = (!left.is_zero()).then(|| at.now + left);

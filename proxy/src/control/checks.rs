@@ -30,6 +30,9 @@ use tokio_postgres::{Client, NoTls};
 /// How long an address may take before another one is tried beside it.
 const NEXT: Duration = Duration::from_millis(250);
 
+/// What `PostgreSQL` calls the sessions of the monitor.
+const NAME: &str = "pgring monitor";
+
 /// A node to be checked.
 #[derive(Debug)]
 pub(super) struct Target {
@@ -305,7 +308,18 @@ pub(super) async fn open(
     settings: &Monitor,
     database: &str,
 ) -> Result<Client, String> {
-    let config = config_of(settings, database);
+    open_session(address, dialer, settings, (database, NAME)).await
+}
+
+/// The same under another `application_name`.
+pub(super) async fn open_session(
+    address: &Address,
+    dialer: &Dialer,
+    settings: &Monitor,
+    (database, name): (&str, &str),
+) -> Result<Client, String> {
+    let mut config = config_of(settings, database);
+    config.application_name(name);
     match connect(address, dialer).await.map_err(|why| why.to_string())? {
         Stream::Tcp(stream) => login(&config, stream).await,
         Stream::Unix(stream) => login(&config, stream).await,
@@ -326,7 +340,7 @@ where
 fn config_of(settings: &Monitor, database: &str) -> tokio_postgres::Config {
     let mut config = tokio_postgres::Config::new();
     config.user(settings.user.as_deref().unwrap_or_default());
-    config.dbname(database).application_name("pgring monitor");
+    config.dbname(database).application_name(NAME);
     if let Some(password) = &settings.password {
         config.password(&password.0);
     }

@@ -8,6 +8,7 @@ use pgring_logic::admin::command::{Command, Right, Show, Shutdown, right};
 use pgring_logic::admin::encode::{Answer, Failure, describe, fail, finish};
 use pgring_logic::admin::show::rows;
 use pgring_logic::admin::world::Phase;
+use pgring_logic::failover::verb::Verb;
 use pgring_logic::id::{ConnId, Core};
 use pgring_logic::mail::{AnswerShape, Mail, Order, Report};
 use pgring_wire::backend::sqlstate;
@@ -20,6 +21,8 @@ const LINE_MAX: usize = 1_000;
 
 /// `config_file_error`
 const CONFIG_FILE_ERROR: &str = "F0000";
+/// `object_not_in_prerequisite_state`
+const OBJECT_NOT_IN_PREREQUISITE_STATE: &str = "55000";
 /// `undefined_object`
 const UNDEFINED_OBJECT: &str = "42704";
 
@@ -97,11 +100,11 @@ fn judge(control: &Control, letter: &Letter) -> Result<Command, Failure> {
 
 async fn carry_out(
     control: &Rc<Control>,
-    user: &str,
+    user: &Arc<str>,
     command: &Command,
 ) -> Result<Answer, Failure> {
     if command.needs() == Right::All {
-        tracing::info!(user, ?command, "console");
+        tracing::info!(user = &**user, ?command, "console");
     }
     match command {
         Command::Show(Show::Routes) => {
@@ -127,6 +130,9 @@ async fn carry_out(
             order(control, Order::Reconnect(database.clone())).await?;
         }
         Command::KillClient(number) => kill(control, *number).await?,
+        Command::Cluster { cluster, verb } => {
+            return govern(control, user, cluster.as_deref(), verb).await;
+        }
         Command::Shutdown(when) => shutdown(control, *when),
     }
     Ok(Answer::default())
@@ -148,7 +154,7 @@ async fn heard(control: &Control, question: fn(u64) -> Mail) -> (Vec<Report>, Ve
     (reports, warnings)
 }
 
-async fn reload(control: &Control) -> Result<Answer, Failure> {
+async fn reload(control: &Rc<Control>) -> Result<Answer, Failure> {
     match control.reload().await {
         Ok(warnings) => Ok(Answer { rows: Vec::new(), warnings }),
         Err(errors) => Err(Failure::new(CONFIG_FILE_ERROR, errors.join("\n"))),
@@ -206,6 +212,43 @@ fn first_error(errors: Vec<Option<String>>) -> Result<(), Failure> {
     match errors.into_iter().flatten().next() {
         Some(error) => Err(Failure::new(sqlstate::INTERNAL_ERROR, error)),
         None => Ok(()),
+    }
+}
+
+/// The cluster that is meant, and what comes of what is wanted of it.
+async fn govern(
+    control: &Rc<Control>,
+    user: &Arc<str>,
+    cluster: Option<&str>,
+    verb: &Verb,
+) -> Result<Answer, Failure> {
+    let names: Vec<Arc<str>> = {
+        let state = control.state.borrow();
+        let mut machines = state.guards.machines();
+        machines.retain(|it| cluster.is_none_or(|name| *name == **it.cluster()));
+        machines.iter().map(|machine| Arc::clone(machine.cluster())).collect()
+    };
+    let name = match &names[..] {
+        [name] => name,
+        [] => {
+            let message = match cluster {
+                Some(name) => format!("pgring does not decide on the primary of {name:?}"),
+                None => "pgring decides on the primary of no cluster".to_owned(),
+            };
+            let hint = Some("[clusters.failover] in the configuration says that it should.");
+            return Err(Failure { hint, ..Failure::new(UNDEFINED_OBJECT, message) });
+        }
+        [..] => {
+            let message = format!("which cluster? Add IN and one of {}", names.join(", "));
+            return Err(Failure::new(sqlstate::SYNTAX_ERROR, message));
+        }
+    };
+    match control.ask_guard(name, user, verb.clone()).await {
+        Ok(lines) => {
+            let rows = lines.into_iter().map(|line| vec![Some(line)]).collect();
+            Ok(Answer { rows, warnings: Vec::new() })
+        }
+        Err(reason) => Err(Failure::new(OBJECT_NOT_IN_PREREQUISITE_STATE, reason)),
     }
 }
 

@@ -401,6 +401,7 @@ mod tests {
             reports: &reports,
             window: &window,
             events: Events::NONE,
+            failovers: &[],
             topology: Topology::UNKNOWN,
             now: Instant::START,
             unix: Duration::ZERO,

@@ -15,6 +15,7 @@ impl Control {
         let config = Arc::clone(&self.state.borrow().config);
         self.publish(prepare::prepare(Config::clone(&config), Some(&config)).await);
         self.watch();
+        self.guard();
         drop(turn);
         notify(&[NotifyState::Ready]);
     }
@@ -28,7 +29,7 @@ impl Control {
 
     /// Reads the config file again. A bad one changes nothing; the errors go to log and caller.
     /// Else the warnings.
-    pub(super) async fn reload(&self) -> Result<Vec<String>, Vec<String>> {
+    pub(super) async fn reload(self: &Rc<Self>) -> Result<Vec<String>, Vec<String>> {
         let _turn = self.publishing.lock().await;
         if let Ok(state) = NotifyState::monotonic_usec_now() {
             notify(&[NotifyState::Reloading, state]);
@@ -57,7 +58,7 @@ impl Control {
     }
 
     /// Gives all lanes and the broker a new snapshot, if it is one.
-    fn publish(&self, config: Config) {
+    fn publish(self: &Rc<Self>, config: Config) {
         let mut state = self.state.borrow_mut();
         if *state.config == config {
             return;
@@ -77,6 +78,7 @@ impl Control {
         self.post_all(letters);
         if watched {
             self.watch();
+            self.guard();
         }
         tracing::info!("a new config is in force");
     }

@@ -199,7 +199,7 @@ impl Control {
     pub(super) fn watch(&self) {
         let mut state = self.state.borrow_mut();
         let config = Arc::clone(&state.config);
-        state.topology = pgring_logic::topology::Topology::default();
+        state.topology.clusters.clear();
         state.tracks.clear();
         self.pace.send_replace(config.monitor.interval);
         let number = state.senses.number + 1;
@@ -343,11 +343,8 @@ impl Control {
         if changed.is_empty() {
             return;
         }
-        let topology = Arc::new(self.state.borrow().topology.clone());
-        self.sighted.notify_waiters();
-        for core in self.cores() {
-            self.post(core, Mail::Topology(Arc::clone(&topology)));
-        }
+        self.tell_lanes();
+        self.hear_verdicts(changed);
     }
 
     /// The kernel has something to tell of a connection, of whomever.

@@ -1,10 +1,12 @@
 //! Reading a command, and who may give it.
 
 mod shows;
+mod verbs;
 
 pub use shows::Show;
 
 use crate::config::Config;
+use crate::failover::verb::Verb;
 use std::fmt;
 
 /// A console command.
@@ -33,6 +35,13 @@ pub enum Command {
         /// The statement.
         sql: String,
     },
+    /// Something about the primary of a cluster.
+    Cluster {
+        /// Which; none: the only one whose primary is decided on here.
+        cluster: Option<String>,
+        /// What.
+        verb: Verb,
+    },
     /// `SELECT 1`, by which drivers ask whether anybody is there.
     SelectOne,
     /// Said by drivers and exporters on their own (SET, BEGIN...) and of no meaning here: the
@@ -52,17 +61,32 @@ pub enum Shutdown {
 }
 
 /// The commands beside SHOW, with a line of help.
-pub const HELP: [(&str, &str); 10] = [
+pub const HELP: [(&str, &str); 16] = [
     ("EXPLAIN ROUTE [IN database] statement", "whether it goes to a replica, and why"),
+    (
+        "FAILOVER TO node [FORCE 'cluster'] [IN cluster] [DRY RUN]",
+        "make a standby the primary, whatever is lost; DRY RUN says what",
+    ),
     ("KILL_CLIENT id", "close the client with this id of SHOW CLIENTS"),
     ("PAUSE [database]", "close servers as they become free; answers when none is left"),
+    ("PAUSE FAILOVER [IN cluster]", "no change of the primary that nobody asks for"),
     ("RECONNECT [database]", "replace servers as they become free"),
+    ("REJOIN node [IN cluster] [DRY RUN]", "make a standby of a node that was a primary"),
     ("RELOAD", "read the config file again; a bad one is refused whole"),
     ("RESUME [database]", "end PAUSE"),
+    ("RESUME FAILOVER [IN cluster]", "end PAUSE FAILOVER"),
+    (
+        "SET ROLE OVERRIDE node PRIMARY | NONE | DEFAULT [IN cluster] [DRY RUN]",
+        "say what a node is: NONE gets nothing, DEFAULT leaves the quarantine",
+    ),
     ("SET key = value", "accepted and ignored, for drivers that send it"),
     ("SHUTDOWN", "end the process now"),
     ("SHUTDOWN WAIT_FOR_CLIENTS", "send clients away between transactions, then end it"),
     ("SHUTDOWN WAIT_FOR_SERVERS", "end it when no server is busy"),
+    (
+        "SWITCHOVER TO node [IN cluster] [DRY RUN]",
+        "make a standby the primary: nothing is lost, nobody disconnected",
+    ),
 ];
 
 /// How much of a wrong word is repeated in the message.
@@ -140,6 +164,7 @@ impl Command {
             | Self::Resume(_)
             | Self::Reconnect(_)
             | Self::KillClient(_)
+            | Self::Cluster { .. }
             | Self::Shutdown(_) => Right::All,
         }
     }
@@ -156,6 +181,7 @@ impl Command {
             Self::KillClient(_) => "KILL_CLIENT",
             Self::Shutdown(_) => "SHUTDOWN",
             Self::ExplainRoute { .. } => "EXPLAIN",
+            Self::Cluster { verb, .. } => verbs::tag(verb),
             Self::SelectOne => "SELECT 1",
             Self::Ignored(tag) => tag,
         }
@@ -187,6 +213,12 @@ impl Words {
         Ok(match verb.to_ascii_uppercase().as_str() {
             "SHOW" => Command::Show(self.show()?),
             "RELOAD" => Command::Reload,
+            "PAUSE" if self.is_next("FAILOVER") => self.pause_failover(true)?,
+            "RESUME" if self.is_next("FAILOVER") => self.pause_failover(false)?,
+            "SWITCHOVER" => self.switchover()?,
+            "FAILOVER" => self.failover()?,
+            "REJOIN" => self.rejoin()?,
+            "SET" if self.are_next(["ROLE", "OVERRIDE"]) => self.role_override()?,
             "PAUSE" => Command::Pause(self.word()),
             "RESUME" => Command::Resume(self.word()),
             "RECONNECT" => Command::Reconnect(self.word()),

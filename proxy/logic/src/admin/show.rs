@@ -5,7 +5,7 @@ use crate::admin::route;
 use crate::admin::settings;
 use crate::admin::stats;
 use crate::admin::world::{Phase, World};
-use crate::admin::{events, nodes};
+use crate::admin::{events, nodes, topology};
 use crate::config::PoolMode;
 use crate::id::Core;
 use crate::mail::{ClientReport, Peer, PoolReport, ServerReport};
@@ -138,6 +138,9 @@ pub fn columns(command: &Command) -> Vec<Column> {
     if let Command::ExplainRoute { .. } = command {
         return route::COLUMNS.to_vec();
     }
+    if let Command::Cluster { .. } = command {
+        return topology::LINES.to_vec();
+    }
     let Command::Show(show) = command else {
         return if *command == Command::SelectOne { ONE.to_vec() } else { Vec::new() };
     };
@@ -149,6 +152,7 @@ pub fn columns(command: &Command) -> Vec<Column> {
         Show::Lists => LISTS.to_vec(),
         Show::Mem => MEM.to_vec(),
         Show::Events => events::EVENTS.to_vec(),
+        Show::History => topology::HISTORY.to_vec(),
         Show::Nodes => nodes::NODES.to_vec(),
         Show::Pins => PINS.to_vec(),
         Show::Pools => POOLS.to_vec(),
@@ -157,6 +161,7 @@ pub fn columns(command: &Command) -> Vec<Column> {
         Show::State => STATE.to_vec(),
         Show::Stats => stats::STATS.to_vec(),
         Show::StatsAverages | Show::StatsTotals => stats::HALF.to_vec(),
+        Show::Topology => topology::TOPOLOGY.to_vec(),
         Show::Totals => stats::SUM.to_vec(),
         Show::Users => settings::USERS.to_vec(),
         Show::Version => VERSION.to_vec(),
@@ -176,6 +181,7 @@ pub fn rows(command: &Command, world: &World<'_>) -> Vec<Vec<Cell>> {
         Show::Lists => lists(world),
         Show::Mem => memory(world),
         Show::Events => events::rows(world.events),
+        Show::History => topology::history(world),
         Show::Nodes => nodes::rows(world),
         Show::Pins => pins(world),
         Show::Pools => world.pools().values().map(pool).collect(),
@@ -186,6 +192,7 @@ pub fn rows(command: &Command, world: &World<'_>) -> Vec<Vec<Cell>> {
         Show::Stats => stats::rows(world, true, true),
         Show::StatsAverages => stats::rows(world, false, true),
         Show::StatsTotals => stats::rows(world, true, false),
+        Show::Topology => topology::topology(world),
         Show::Totals => stats::sums(world),
         Show::Users => settings::users(world),
         Show::Version => vec![vec![word(world.version)]],

@@ -3,6 +3,7 @@
 use crate::admin::events::Events;
 use crate::admin::stats::Window;
 use crate::config::{Config, Node};
+use crate::failover::Failover;
 use crate::id::PoolKey;
 use crate::mail::{PoolReport, Report, ServerReport, Stats};
 use crate::time::{Duration, Instant};
@@ -36,6 +37,8 @@ pub struct World<'a> {
     pub topology: &'a Topology,
     /// What has happened to them.
     pub events: &'a Events,
+    /// The clusters whose primaries are decided on here.
+    pub failovers: &'a [&'a Failover],
     /// When the reports were asked for.
     pub now: Instant,
     /// `now` since 1970.
@@ -270,6 +273,7 @@ pub(crate) mod tests {
             window,
             topology: Topology::UNKNOWN,
             events: &ONE,
+            failovers: &[],
             now: Instant::from_nanos(10_000_000_000),
             unix: Duration::from_secs(1_800_000_010),
             version: "pgring 0.1.0",

@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use toml::de::DeTable;
 
+/// How often something is written on a primary that may be replaced.
+const HEARTBEAT: Duration = Duration::from_millis(200);
+
 /// Database names that mean the console.
 const CONSOLE: [&str; 2] = ["pgring", "pgbouncer"];
 
@@ -60,6 +63,7 @@ pub(super) fn config(text: &str, users: &mut ReadUsers<'_>) -> Result<Config, Ve
     let settings = (&config.pool, &config.routing);
     config.databases = databases(tables, &config.clusters, settings, &mut errors);
     routes(&config, &mut errors);
+    failovers(&mut config, &mut errors);
     top.finish(&mut errors);
     if errors.is_empty() { Ok(config) } else { Err(errors.into_list()) }
 }
@@ -232,6 +236,21 @@ fn routes(config: &Config, errors: &mut Errors) {
             database.name
         );
         errors.push(0, "routing.reads", message);
+    }
+}
+
+/// What a machine that decides on primaries needs.
+fn failovers(config: &mut Config, errors: &mut Errors) {
+    if !config.clusters.iter().any(|cluster| cluster.failover.is_some()) {
+        return;
+    }
+    if config.monitor.user.is_none() {
+        let message = "missing; clusters.failover needs to know how nodes are";
+        errors.push(0, "monitor.user", message);
+    }
+    if config.monitor.heartbeat.is_zero() {
+        // Whether a standby hears its primary can be told only if there is something to hear.
+        config.monitor.heartbeat = HEARTBEAT;
     }
 }
 

@@ -9,6 +9,7 @@ pub enum Show {
     Databases,
     Events,
     Help,
+    History,
     Lists,
     Mem,
     Nodes,
@@ -20,18 +21,20 @@ pub enum Show {
     Stats,
     StatsAverages,
     StatsTotals,
+    Topology,
     Totals,
     Users,
     Version,
 }
 
 /// What one may see, by name, with a line of help.
-const SHOWS: [(&str, Show, &str); 19] = [
+const SHOWS: [(&str, Show, &str); 21] = [
     ("CLIENTS", Show::Clients, "clients, one row each"),
     ("CONFIG", Show::Config, "settings and their defaults"),
     ("DATABASES", Show::Databases, "databases and their limits"),
     ("EVENTS", Show::Events, "verdicts on nodes, and what they rest on"),
     ("HELP", Show::Help, "this list"),
+    ("HISTORY", Show::History, "changes of primaries, with the time of each step"),
     ("LISTS", Show::Lists, "how many there are of what"),
     ("MEM", Show::Mem, "memory by purpose"),
     ("NODES", Show::Nodes, "PostgreSQL nodes and their servers"),
@@ -43,6 +46,7 @@ const SHOWS: [(&str, Show, &str); 19] = [
     ("STATS", Show::Stats, "totals and averages by database"),
     ("STATS_AVERAGES", Show::StatsAverages, "averages by database"),
     ("STATS_TOTALS", Show::StatsTotals, "totals by database"),
+    ("TOPOLOGY", Show::Topology, "who is the primary, and what the others are"),
     ("TOTALS", Show::Totals, "totals and averages of all databases"),
     ("USERS", Show::Users, "users and their limits"),
     ("VERSION", Show::Version, "the version of pgring"),
