@@ -19,6 +19,7 @@ mod deadlines;
 mod deallocate;
 mod dial;
 mod failing;
+mod gate;
 mod leading;
 mod leave;
 mod lending;
@@ -103,6 +104,8 @@ pub struct Lane {
     chance: Chance,
     /// Clients whose reads wait for a replica that shows what they must.
     behind: Vec<ConnId>,
+    /// Replication clients for whom no server may be opened yet.
+    gated: Vec<ConnId>,
     /// When the control thread was last told that replicas are behind what clients have written.
     behind_told: Instant,
     texts: Texts,
@@ -148,6 +151,7 @@ impl Lane {
             verdicts: Cache::new(hash_seed, VERDICT_BYTES_MAX),
             chance: Chance::new(hash_seed),
             behind: Vec::new(),
+            gated: Vec::new(),
             behind_told: Instant::START,
             texts: Texts::new(hash_seed),
             memo: Memo::new(hash_seed),
@@ -270,6 +274,7 @@ impl Lane {
                 self.server_lost(now, conn, "the connection was closed", actions);
                 self.server_closed(now, conn, actions);
                 self.servers.remove(conn);
+                self.check_orders(actions);
             }
         }
     }

@@ -305,6 +305,19 @@ pub enum Order {
     DrainClients,
     /// Take no more clients; done when no server is busy (clients waiting are refused).
     DrainServers,
+    /// Done when no connection to the primary of this cluster is left, down to the last byte under
+    /// way. Its gate is to be shut first, or drained, in this epoch; fails if it is opened anew.
+    Vacate(String, u64),
+}
+
+impl Order {
+    /// Whether it may take time to carry it out.
+    pub fn lasts(&self) -> bool {
+        match self {
+            Self::Pause(_) | Self::DrainClients | Self::DrainServers | Self::Vacate(..) => true,
+            Self::Resume(_) | Self::Reconnect(_) | Self::KillClient(_) => false,
+        }
+    }
 }
 
 /// What a lane looks like from outside.

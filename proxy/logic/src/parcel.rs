@@ -26,6 +26,10 @@ pub struct Parcel {
     pub touched: bool,
     /// The name of the node it is connected to.
     pub node: Arc<str>,
+    /// The cluster that is one of.
+    pub cluster: Arc<str>,
+    /// The epoch of the cluster's gate that it is good for; none: the cluster had none.
+    pub gate: Option<u64>,
     /// Its process id.
     pub pid: u32,
     /// Its cancel secret.

@@ -174,6 +174,12 @@ pub struct Topology {
 impl Topology {
     /// Nothing is known.
     pub const UNKNOWN: &Self = &Self { clusters: BTreeMap::new(), gates: BTreeMap::new() };
+
+    /// Who may be written to in a cluster; nobody, if that has not been heard yet.
+    #[must_use]
+    pub fn gate(&self, cluster: &str) -> &Gate {
+        self.gates.get(cluster).unwrap_or(Gate::UNHEARD)
+    }
 }
 
 /// How many marks a track has at most: ten minutes of a busy primary.

@@ -67,8 +67,14 @@ impl Tally {
                     Order::DrainClients
                     | Order::DrainServers
                     | Order::Reconnect(_)
-                    | Order::KillClient(_) => true,
+                    | Order::KillClient(_)
+                    | Order::Vacate(..) => true,
                 });
+            }
+            // Of each cluster the last one is enough.
+            Order::Vacate(about, _) => {
+                let same = |old: &Order| matches!(old, Order::Vacate(name, _) if name == about);
+                self.orders.retain(|(_, old)| !same(old));
             }
             Order::DrainClients | Order::DrainServers => {}
             // Done with the lane that fell.

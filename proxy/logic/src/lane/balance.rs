@@ -92,10 +92,12 @@ impl Lane {
         let Some(standings) = topology.clusters.get(&*database.cluster.name) else {
             return Fit::Unknown;
         };
+        let gate = database.cluster.failover.as_ref();
+        let gate = gate.map(|_| topology.gate(&database.cluster.name));
         let told = self.told_by_session(id);
-        let lsn = self.must_show(id, home, told, standings);
+        let lsn = self.must_show(id, home, told, (standings, gate));
         // What a session has been told and cannot be read, or come, is not waited for.
-        let comes = told < NOWHERE && primary(standings).is_some();
+        let comes = told < NOWHERE && primary(standings, gate).is_some();
         let wish = Wish { lsn, lag_bytes_max, lag_max };
         let mut loads = [Load::default(); REPLICAS_MAX];
         let mut pools = [home; REPLICAS_MAX];
@@ -107,7 +109,8 @@ impl Lane {
             if count == REPLICAS_MAX {
                 break;
             }
-            if standing.role != Role::Standby || standing.weight == 0 {
+            let hidden = gate.is_some_and(|gate| gate.hides(node));
+            if standing.role != Role::Standby || standing.weight == 0 || hidden {
                 continue;
             }
             if !wish.is_granted_by(standing) {

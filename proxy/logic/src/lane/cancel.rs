@@ -14,6 +14,7 @@ use crate::mail::Mail;
 use crate::time::{Duration, Instant};
 use crate::timers::{Owner, Scheduled};
 use pgring_wire::backend::sqlstate;
+use std::sync::Arc;
 
 /// How long the delivery of a cancel request may take.
 const DELIVERY_MAX: Duration = Duration::from_secs(5);
@@ -126,9 +127,12 @@ impl Lane {
         let Some(far) = self.server_mut(server) else { return };
         far.cancels += 1;
         let (address, key) = (far.address.clone(), (far.pid, far.secret.clone()));
+        let (pass, node) = (far.pass.clone(), Arc::clone(&far.node));
         let deadline = now + DELIVERY_MAX;
         let errand = Errand {
             server: Some(server),
+            pass,
+            node,
             requester,
             key,
             gone: false,

@@ -28,7 +28,7 @@ impl Lane {
             self.wait_for_server(now, id, actions);
             return false;
         }
-        let free = self.pools[pool].waiting_count == 0 && !self.pools[pool].paused;
+        let free = self.pools[pool].waiting_count == 0 && !self.pools[pool].is_held();
         if free && let Some(server) = self.idle_for(now, pool, id, actions) {
             self.attach(now, id, server, actions);
             return true;
@@ -196,7 +196,7 @@ impl Lane {
         if rank.surplus > rank.closing {
             return self.close_server(now, server, actions);
         }
-        if expired || epoch < rank.epoch || rank.removed || rank.paused {
+        if expired || epoch < rank.epoch || rank.removed || rank.is_held() {
             self.close_server(now, server, actions);
             return self.check_orders(actions);
         }
@@ -207,7 +207,7 @@ impl Lane {
 
     /// Brings idle servers and waiting clients together, oldest client first.
     pub(super) fn serve(&mut self, now: Instant, pool: usize, actions: &mut Out) {
-        if self.pools[pool].paused || self.pools[pool].serving {
+        if self.pools[pool].is_held() || self.pools[pool].serving {
             return;
         }
         self.pools[pool].serving = true;
@@ -271,7 +271,7 @@ impl Lane {
     /// thread how many more could be used.
     pub(super) fn ask(&mut self, now: Instant, pool: usize, actions: &mut Out) {
         let rank = &self.pools[pool];
-        let barred = rank.paused || rank.removed || rank.retry_at.is_some_and(|at| now < at);
+        let barred = rank.is_held() || rank.removed || rank.retry_at.is_some_and(|at| now < at);
         let mut wanted = rank.waiting_count.saturating_sub(rank.opening);
         let floor = u32::try_from(self.share(rank.settings.size_min)).unwrap_or(0);
         wanted = wanted.max(floor.saturating_sub(rank.held));

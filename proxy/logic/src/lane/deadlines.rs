@@ -3,6 +3,7 @@
 use crate::action::{Action, CloseMode};
 use crate::id::{ConnId, Side};
 use crate::lane::client::{Client, Phase};
+use crate::lane::gate::UNDER_WAY;
 use crate::lane::pool::PATIENCE;
 use crate::lane::server::{Far, Phase as ServerPhase};
 use crate::lane::traffic::hint_for;
@@ -100,7 +101,8 @@ impl Lane {
                 break;
             }
             let rank = &self.pools[pool];
-            let (code, mut message) = if rank.held > rank.opening {
+            let shut = rank.gate.shut && rank.key.node.is_none();
+            let (code, mut message) = if rank.held > rank.opening && !shut {
                 (sqlstate::TOO_MANY_CONNECTIONS, format!("no server became free within {limit:?}"))
             } else {
                 (
@@ -108,7 +110,9 @@ impl Lane {
                     format!("no server could be opened within {limit:?}"),
                 )
             };
-            if let Some(error) = &rank.last_error {
+            if shut {
+                message = format!("{message}: {UNDER_WAY}");
+            } else if let Some(error) = &rank.last_error {
                 message = format!("{message}: {}", error.message);
             }
             self.refuse(now, id, code, &message, actions);
@@ -208,6 +212,7 @@ impl Lane {
         let (code, message) = match limit {
             // It looks again, and goes to the primary.
             Limit::Replica => return actions.push(Action::Resume(id)),
+            Limit::Login if self.gated.contains(&id) => (sqlstate::CANNOT_CONNECT_NOW, UNDER_WAY),
             Limit::Login => (sqlstate::CANNOT_CONNECT_NOW, "login took too long"),
             Limit::Query => (sqlstate::QUERY_CANCELED, "canceling statement due to query_timeout"),
             Limit::IdleInTransaction => (

@@ -53,10 +53,14 @@ impl Lane {
         actions: &mut Out,
     ) {
         let Some(client) = self.clients.get_mut(id) else { return };
+        client.phase = ClientPhase::Welcoming;
+        if self.pools[pool].gate.shut {
+            client.server = None;
+            return self.gated.push(id);
+        }
         let kept = |name: &str| !matches!(name, "user" | "database") && !name.starts_with("_pq_.");
         let startup = client.login.iter().flat_map(|login| login.startup.iter());
         let startup: Parameters = startup.filter(|(name, _)| kept(name)).cloned().collect();
-        client.phase = ClientPhase::Welcoming;
         let startup = self.states.intern(startup);
         let purpose = Purpose { counted: false, startup, client: Some(id), step: Some(step) };
         let server = self.dial(now, pool, purpose, actions);
@@ -85,7 +89,8 @@ impl Lane {
         let number = self.number();
         let rank = &self.pools[pool];
         let cluster = Arc::clone(&rank.database.cluster);
-        let good = match &rank.key.node {
+        let own = rank.key.node.as_ref().or(rank.gate.only.as_ref());
+        let good = match own {
             None => self.primaries.get(&cluster.name).copied().unwrap_or_default(),
             Some(node) => self.seen_at(&cluster, node),
         };
@@ -93,7 +98,7 @@ impl Lane {
         let place = good.after(step, rank.ring());
         let address = place.and_then(|place| place.address_in(&cluster)).cloned();
         let place = place.unwrap_or_default();
-        let own = rank.key.node.as_deref();
+        let own = own.map(|node| &**node);
         let name = own.or_else(|| cluster.nodes.get(place.node).map(|node| &*node.name));
         let settings = Arc::clone(&rank.settings);
         let server = Server {
@@ -102,6 +107,7 @@ impl Lane {
             pool,
             counted: purpose.counted,
             node: Arc::from(name.unwrap_or_default()),
+            pass: self.pass_of(pool),
             place,
             step,
             address: address.clone().unwrap_or_else(|| Address::Unix("unresolved".into())),
@@ -345,6 +351,9 @@ impl Lane {
             }
         };
         let (node, pool) = (Arc::clone(&far.node), far.pool);
+        if self.is_late(now, id, actions) {
+            return;
+        }
         // It may have been promoted since it said what it is.
         let recovery = recovery && !self.pools[pool].promoted;
         if recovery != self.pools[pool].key.node.is_some() {

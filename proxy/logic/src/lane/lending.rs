@@ -6,6 +6,7 @@
 
 use crate::action::Action;
 use crate::id::{ConnId, Side};
+use crate::lane::gate::Pass;
 use crate::lane::nodes::Place;
 use crate::lane::pool::{Hungry, PATIENCE, REPEAT};
 use crate::lane::server::{Far, Phase, Server};
@@ -104,6 +105,8 @@ impl Lane {
             from: core,
             touched: far.touched.is_some(),
             node: Arc::clone(&far.node),
+            cluster: Arc::clone(&far.pass.cluster),
+            gate: far.pass.epoch,
             pid: far.pid,
             secret: far.secret.clone(),
             opened: far.opened,
@@ -148,7 +151,8 @@ impl Lane {
         let base = core::mem::take(&mut parcel.base);
         let key = parcel.pool.clone();
         let server = self.unpack(now, number, pool.unwrap_or(0), parcel);
-        let unwanted = server.epoch < pool.map_or(0, |pool| self.pools[pool].epoch);
+        let unwanted = server.epoch < pool.map_or(0, |pool| self.pools[pool].epoch)
+            || !self.is_let_through(&server.pass, &server.node);
         let id = self.servers.insert(|_| Far::Server(server));
         let Some(pool) = pool else {
             // Its database has been removed on its way: no pool, so nothing to count but the
@@ -168,7 +172,7 @@ impl Lane {
         self.pools[pool].held += 1;
         self.pools[pool].idle.push(id);
         let rank = &self.pools[pool];
-        if unwanted || rank.removed || rank.paused || rank.promoted {
+        if unwanted || rank.removed || rank.is_held() || rank.promoted {
             self.close_server(now, id, actions);
         } else {
             self.serve(now, pool, actions);
@@ -184,6 +188,8 @@ impl Lane {
             &mut self.texts,
             |body| crate::hints::scan(text_of(body)),
         );
+        let writes = parcel.pool.node.is_none();
+        let pass = Pass { cluster: parcel.cluster, writes, epoch: parcel.gate };
         let touched = parcel.touched.then(|| ConnId::new(Side::Server, 0, 0));
         Server {
             number,
@@ -191,6 +197,7 @@ impl Lane {
             pool,
             counted: true,
             node: parcel.node,
+            pass,
             place: Place::default(),
             step: 0,
             address: parcel.address,

@@ -183,6 +183,7 @@ impl Lane {
         let login = self.login_of(&key.user, database);
         let mut pool = Pool::new(key.clone(), Arc::clone(database), login);
         pool.paused = self.orders.is_paused(&key.database);
+        pool.gate = self.stance(key, &database.cluster);
         let same = self.pools.iter().find(|other| other.key.database == key.database);
         pool.catalog = same.and_then(|other| other.catalog.clone());
         self.pools.push(pool);

@@ -13,6 +13,8 @@ use crate::config::Cluster;
 pub(super) struct Ring<'c> {
     pub(super) cluster: &'c Cluster,
     pub(super) node: Option<&'c str>,
+    /// Of the node only the address where it was seen.
+    pub(super) seen: bool,
 }
 
 /// A node of a cluster, and one of the addresses of its name.
@@ -46,10 +48,9 @@ impl<'c> Ring<'c> {
         })
     }
 
-    /// Whether the place that is so many steps on is the last before the first comes again. Of a
-    /// node there is but one: where it was seen.
+    /// Whether the place that is so many steps on is the last before the first comes again.
     pub(super) fn is_last(self, step: u32) -> bool {
-        self.node.is_some() || step as usize + 1 >= self.places().count()
+        self.seen || step as usize + 1 >= self.places().count()
     }
 }
 
@@ -92,7 +93,7 @@ mod tests {
     #[test]
     fn every_address_of_every_node_has_its_turn_from_the_good_one_on() {
         let cluster = cluster(&[2, 0, 1]);
-        let ring = Ring { cluster: &cluster, node: None };
+        let ring = Ring { cluster: &cluster, node: None, seen: false };
         let good = Place { node: 2, address: 0 };
         let round: Vec<_> = (0..5).map(|step| good.after(step, ring)).collect();
         let expected = [(2, 0), (0, 0), (0, 1), (1, 0), (2, 0)];
@@ -106,19 +107,21 @@ mod tests {
     #[test]
     fn a_replicas_pool_stays_with_its_node() {
         let cluster = cluster(&[2, 2, 1]);
-        let ring = Ring { cluster: &cluster, node: Some("pg1") };
+        let ring = Ring { cluster: &cluster, node: Some("pg1"), seen: true };
         let round: Vec<_> = (0..3).map(|step| Place::default().after(step, ring)).collect();
         let expected = [(1, 0), (1, 1), (1, 0)];
         assert_eq!(round, expected.map(|(node, address)| Some(Place { node, address })));
         assert!(ring.is_last(0), "another address may be another machine");
         let gone = Ring { node: Some("pg7"), ..ring };
         assert_eq!(Place::default().after(0, gone), None);
+        let primary = Ring { seen: false, ..ring };
+        assert!(!primary.is_last(0) && primary.is_last(1));
     }
 
     #[test]
     fn many_that_fail_at_once_move_on_by_one() {
         let cluster = cluster(&[1, 1]);
-        let ring = Ring { cluster: &cluster, node: None };
+        let ring = Ring { cluster: &cluster, node: None, seen: false };
         let mut round = Round::default();
         let rounds: Vec<_> = (0..20).map(|_| round.fail(0, ring)).collect();
         assert!(!rounds.contains(&true) && round.step == 1);

@@ -172,15 +172,18 @@ impl Lane {
             let moved = old.database.dbname != database.dbname
                 || places(&old.database) != places(&database);
             let stale = moved || login != old.login;
+            let gate = self.stance(&key, &database.cluster);
             let epoch = self.orders.epoch;
             if moved {
                 // What is known of a node is true of the place it was at.
-                self.topology = Arc::new(Topology::default());
+                let gates = self.topology.gates.clone();
+                self.topology = Arc::new(Topology { gates, ..Topology::default() });
             }
             let rank = &mut self.pools[pool];
             rank.settings = Arc::new(database.pool.clone());
             rank.database = database;
             rank.login = login;
+            rank.gate = gate;
             if stale {
                 rank.epoch = epoch;
                 rank.base = None;
@@ -200,6 +203,7 @@ impl Lane {
             self.ask(now, pool, actions);
             self.watch_pool(now, pool);
         }
+        self.look_at_gates(now, actions);
         self.forget_behind(now, actions);
         self.forget_places(now);
         // A limit may have become shorter for whoever is idle already.
@@ -271,9 +275,9 @@ impl Lane {
                 }
             }
             Order::DrainClients | Order::DrainServers => self.drain(now, actions),
+            Order::Vacate(..) => {}
         }
-        let lasts = matches!(order, Order::Pause(_) | Order::DrainClients | Order::DrainServers);
-        if lasts {
+        if order.lasts() {
             self.orders.waiting.push((number, order));
             return self.check_orders(actions);
         }
@@ -348,6 +352,7 @@ impl Lane {
                         .iter()
                         .all(|(_, it)| it.is_gone() || Self::status_of(it) == b'I')
             }
+            Order::Vacate(cluster, epoch) => self.is_vacated(cluster, *epoch),
             Order::Resume(_) | Order::Reconnect(_) | Order::KillClient(_) => true,
         }
     }
@@ -360,8 +365,9 @@ impl Lane {
         let waiting = core::mem::take(&mut self.orders.waiting);
         let core = self.core;
         for (number, order) in waiting {
-            if self.is_carried_out(&order) {
-                actions.push(Action::Tell(Box::new(Mail::Done { core, number, error: None })));
+            let error = self.is_overtaken(&order);
+            if error.is_some() || self.is_carried_out(&order) {
+                actions.push(Action::Tell(Box::new(Mail::Done { core, number, error })));
             } else {
                 self.orders.waiting.push((number, order));
             }

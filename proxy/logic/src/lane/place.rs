@@ -10,6 +10,7 @@ use crate::id::ConnId;
 use crate::lane::{Lane, Out};
 use crate::ledger::Ledger;
 use crate::time::Instant;
+use crate::topology::gate::Gate;
 use crate::topology::{Lsn, Role, Standing, Standings};
 use pgring_wire::client::{Parse, bind_names, query};
 use pgring_wire::frame::{Header, LENGTH_MAX, header};
@@ -40,9 +41,9 @@ impl Lane {
         id: ConnId,
         home: usize,
         told: Lsn,
-        standings: &Standings,
+        (standings, gate): (&Standings, Option<&Gate>),
     ) -> Lsn {
-        let primary = primary(standings);
+        let primary = primary(standings, gate);
         let cluster = &self.pools[home].database.cluster;
         let Some(client) = self.clients.get_mut(id) else { return NOWHERE };
         let everybody = match self.pools[home].database.routing.consistency {
@@ -156,8 +157,12 @@ impl Lane {
     }
 }
 
-/// The primary, if there is exactly one.
-pub(super) fn primary(standings: &Standings) -> Option<&Standing> {
+/// The primary, if there is exactly one; where there is a gate, the one it is open to.
+pub(super) fn primary<'s>(standings: &'s Standings, gate: Option<&Gate>) -> Option<&'s Standing> {
+    if let Some(gate) = gate {
+        let standing = standings.get(gate.primary()?)?;
+        return Some(standing).filter(|it| it.role == Role::Primary && it.error.is_none());
+    }
     let mut primaries = standings.values().filter(|it| it.role == Role::Primary);
     let only = primaries.next().filter(|it| it.error.is_none())?;
     primaries.next().is_none().then_some(only)

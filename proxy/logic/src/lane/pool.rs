@@ -10,6 +10,7 @@
 use crate::catalog::Catalog;
 use crate::config::{Database, PoolMode, PoolSettings, User};
 use crate::id::{ConnId, Core, PoolKey};
+use crate::lane::gate::Stance;
 use crate::lane::nodes::{Ring, Round};
 use crate::lane::server::ServerError;
 use crate::mail::Stats;
@@ -71,6 +72,8 @@ pub(super) struct Pool {
     /// The database is no longer in the configuration.
     pub(super) removed: bool,
     pub(super) paused: bool,
+    /// What the gate of its cluster means to it.
+    pub(super) gate: Stance,
     pub(super) epoch: u64,
     /// Clients and servers are being brought together at this moment.
     pub(super) serving: bool,
@@ -126,6 +129,7 @@ impl Pool {
             settings,
             removed: false,
             paused: false,
+            gate: Stance::default(),
             epoch: 0,
             serving: false,
             idle: Vec::new(),
@@ -155,7 +159,14 @@ impl Pool {
 
     /// The addresses its servers are opened at.
     pub(super) fn ring(&self) -> Ring<'_> {
-        Ring { cluster: &self.database.cluster, node: self.key.node.as_deref() }
+        let node = self.key.node.as_ref().or(self.gate.only.as_ref());
+        let seen = self.key.node.is_some();
+        Ring { cluster: &self.database.cluster, node: node.map(|node| &**node), seen }
+    }
+
+    /// Whether nobody is to get a server of it for now.
+    pub(super) fn is_held(&self) -> bool {
+        self.paused || self.gate.shut
     }
 
     pub(super) fn mode(&self) -> PoolMode {

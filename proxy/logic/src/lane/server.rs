@@ -4,6 +4,7 @@ use crate::action::Address;
 use crate::auth_server::ServerAuth;
 use crate::id::{ConnId, Secret};
 use crate::lane::client::Requester;
+use crate::lane::gate::Pass;
 use crate::lane::nodes::Place;
 use crate::ledger::Ledger;
 use crate::prepared::{ServerStatements, StatementId};
@@ -74,6 +75,7 @@ pub(super) struct Server {
     /// It counts in its pool's budget.
     pub(super) counted: bool,
     pub(super) node: Arc<str>,
+    pub(super) pass: Pass,
     /// Where that is in its cluster, and how many were tried before.
     pub(super) place: Place,
     pub(super) step: u32,
@@ -151,6 +153,9 @@ pub(super) struct ServerError {
 pub(super) struct Errand {
     /// The server whose query is to be cancelled.
     pub(super) server: Option<ConnId>,
+    /// What that server was let through with, and its node.
+    pub(super) pass: Pass,
+    pub(super) node: Arc<str>,
     /// Who is told when it is delivered.
     pub(super) requester: Option<Requester>,
     /// The pid and secret of the server.

@@ -17,8 +17,10 @@ impl Lane {
         topology: Arc<Topology>,
         actions: &mut Out,
     ) {
-        self.topology = topology;
+        let before = core::mem::replace(&mut self.topology, topology);
         self.cut(now, actions);
+        self.hear_gates(now, &before, actions);
+        self.hear_recoveries(now, &before, actions);
         self.look_for_replicas(now, actions);
         for pool in 0..self.pools.len() {
             let rank = &self.pools[pool];
@@ -27,13 +29,15 @@ impl Lane {
             let standing = standings.and_then(|nodes| nodes.get(node));
             let fit = |it: &&Standing| it.error.is_none() && !it.health.out;
             let role = standing.filter(fit).map(|it| it.role);
-            let promoted = role == Some(Role::Primary);
+            let chosen = self.opens_to(&rank.database.cluster, node);
+            let promoted = role == Some(Role::Primary) || chosen;
+            let out = role != Some(Role::Standby) || promoted || rank.gate.shut;
             // A login, or a server of another lane, may still have come behind the first time.
             let before = core::mem::replace(&mut self.pools[pool].promoted, promoted);
             if promoted && (!before || self.pools[pool].held > 0) {
                 self.leave_promoted(now, pool, actions);
             }
-            if role != Some(Role::Standby) && self.pools[pool].waiting_count > 0 {
+            if out && self.pools[pool].waiting_count > 0 {
                 self.fall_back(now, pool, actions);
             }
         }

@@ -1,5 +1,6 @@
 //! A lane whose only client and only server are played by the test.
 
+pub(super) mod guarded;
 pub(super) mod standby;
 
 use crate::action::{Action, Actions};
@@ -55,6 +56,13 @@ impl Trial {
 
     /// The same, in front of so many nodes, of which the first writes.
     pub(super) fn start_before(nodes: usize, settings: &str) -> Self {
+        let mut trial = Self::before(nodes, settings, "");
+        trial.is_let_in();
+        trial
+    }
+
+    /// The same, before the server has been opened; `cluster` is more of the cluster's config.
+    fn before(nodes: usize, settings: &str, cluster: &str) -> Self {
         let node = |number: usize| {
             format!(
                 "[[clusters.nodes]]\nname = \"pg{number}\"\naddress = \"127.0.0.{number}:5432\"\n"
@@ -63,7 +71,7 @@ impl Trial {
         let nodes: String = (1..=nodes).map(node).collect();
         let text = format!(
             "workers = 1\n{settings}\nauth.method = \"trust\"\n[[clusters]]\nname = \"main\"\n\
-             {nodes}[[databases]]\nname = \"*\"\ncluster = \"main\"\n"
+             {nodes}{cluster}[[databases]]\nname = \"*\"\ncluster = \"main\"\n"
         );
         let mut config = parse(&text, &mut |_| Ok(String::new())).expect("a good config");
         config.workers = 1;
@@ -72,11 +80,15 @@ impl Trial {
         let (now, actions, key) = (Instant::START, Actions::default(), Vec::new());
         let mut trial = Self { lane, client, server: client, requester: None, now, actions, key };
         trial.says_hello(client);
-        trial.server = trial.open(0, "off");
-        let greeting = trial.said_to(client);
-        let at = greeting.windows(5).position(|head| head == b"K\0\0\0\x0c");
-        trial.key = greeting[at.expect("a key") + 5..][..8].to_vec();
         trial
+    }
+
+    /// The client's server is opened, and the client greeted.
+    fn is_let_in(&mut self) {
+        self.server = self.open(0, "off");
+        let greeting = self.said_to(self.client);
+        let at = greeting.windows(5).position(|head| head == b"K\0\0\0\x0c");
+        self.key = greeting[at.expect("a key") + 5..][..8].to_vec();
     }
 
     fn says_hello(&mut self, client: ConnId) {

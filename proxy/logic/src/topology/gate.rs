@@ -14,6 +14,25 @@ pub struct Gate {
     pub quarantine: BTreeSet<Arc<str>>,
 }
 
+impl Gate {
+    /// Nothing has been heard of it.
+    pub const UNHEARD: &Self =
+        &Self { epoch: 0, writes: Writes::Shut, quarantine: BTreeSet::new() };
+
+    /// Whether a node is no replica to anybody: it is in quarantine, or is the primary.
+    pub fn hides(&self, node: &str) -> bool {
+        self.quarantine.contains(node) || self.primary() == Some(node)
+    }
+
+    /// The node that may be written to.
+    pub fn primary(&self) -> Option<&str> {
+        match &self.writes {
+            Writes::Open(node) => Some(node),
+            Writes::Drain | Writes::Shut => None,
+        }
+    }
+}
+
 /// Who gets what is for the primary.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum Writes {

@@ -135,6 +135,8 @@ impl Relay {
             pool: PoolKey::new("d", "u"),
             from: self.core,
             node: "n".into(),
+            cluster: "c".into(),
+            gate: None,
             pid: 1,
             secret: Secret::new(&[]),
             opened: Instant::START,

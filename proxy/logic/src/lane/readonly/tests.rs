@@ -97,6 +97,8 @@ fn adopt(trial: &mut Trial) -> ConnId {
         from: Core(1),
         touched: false,
         node: Arc::from("pg2"),
+        cluster: Arc::from("main"),
+        gate: None,
         pid: 43,
         secret: Secret::new(&[1, 2, 3, 4]),
         opened: Instant::START,
