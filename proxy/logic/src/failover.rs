@@ -382,9 +382,11 @@ impl Failover {
         self.look(at, out);
         if self.status != self.noted {
             self.noted = self.status.clone();
-            let status = if self.status.is_empty() { "all is well" } else { &self.status };
+            let well = self.status.is_empty();
+            let level = if well { Level::Info } else { Level::Warn };
+            let status = if well { "all is well" } else { &self.status };
             let text = format!("cluster {}, {}: {status}", self.cluster, self.record.state);
-            out.push(Action::Note(Level::Warn, text));
+            out.push(Action::Note(level, text));
         }
     }
 

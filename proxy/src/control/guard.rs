@@ -10,7 +10,7 @@ use crate::control::store::Store;
 use contact::Contacts;
 use pgring_logic::action::Level;
 use pgring_logic::config::{Cluster, Config, Monitor};
-use pgring_logic::failover::act::{Act, Done, Hook};
+use pgring_logic::failover::act::{Act, Hook};
 use pgring_logic::failover::verb::{Reply, Verb};
 use pgring_logic::failover::{Action, At, Event, Failover};
 use pgring_logic::mail::{Mail, Order};
@@ -165,15 +165,15 @@ impl Control {
         };
         let store = old.filter(same).and_then(|old| old.store);
         let name: Arc<str> = cluster.name.as_str().into();
-        let tell = {
+        let tell: contact::Tell = {
             let (deeds, name) = (self.deeds.clone(), Arc::clone(&name));
-            move |number, done| {
+            Rc::new(move |number, done| {
                 let event = Event::Done { number, done };
                 // Nobody listens when the process ends.
                 let _ends = deeds.send(Deed { watch, cluster: Arc::clone(&name), event });
-            }
+            })
         };
-        let contacts = Contacts::new(config, cluster, &self.dialer, Rc::new(tell));
+        let contacts = Contacts::new(config, cluster, &self.dialer, &tell);
         let (cluster, told) = (Arc::clone(cluster), clock::now());
         let monitor = config.monitor.clone();
         let tickets = BTreeMap::new();

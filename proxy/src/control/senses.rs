@@ -14,7 +14,6 @@ use pgring_ebpf_common::{Event, kind, state};
 use pgring_logic::admin::events::NodeEvent;
 use pgring_logic::config::Config;
 use pgring_logic::health::{Change, Check, Judge, Link, Sight, Watched};
-use pgring_logic::mail::Mail;
 use pgring_logic::topology::{Sockets, Standing};
 use std::collections::BTreeMap;
 use std::net::Shutdown;

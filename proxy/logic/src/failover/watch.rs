@@ -271,6 +271,9 @@ impl Failover {
                 self.keep_following(at, (primary, node), out);
             }
         }
+        if !self.is_saved() {
+            return;
+        }
         for node in std::mem::take(&mut self.rejoin) {
             if let Err(reason) = self.rejoin_node(node, None, out) {
                 let name = &self.members[node].name;
