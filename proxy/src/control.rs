@@ -8,6 +8,7 @@
 //! All of it runs in one thread on a tokio-uring runtime, so its state needs no lock: it is
 //! borrowed for a moment and never across an `await`.
 
+pub mod acts;
 pub mod catalog;
 mod catalogs;
 mod checks;
@@ -15,6 +16,7 @@ mod console;
 mod derive;
 pub mod file;
 mod heartbeat;
+pub mod hooks;
 mod http;
 mod metrics;
 mod monitor;
@@ -24,6 +26,7 @@ mod rounds;
 mod senses;
 mod signals;
 mod standings;
+pub mod store;
 
 use crate::clock;
 use crate::dialer::Dialer;

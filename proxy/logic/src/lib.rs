@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 // Floor 1. Words.
+pub mod conninfo;
 pub mod dice;
 pub mod hash;
 pub mod id;

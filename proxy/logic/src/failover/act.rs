@@ -21,9 +21,18 @@ pub enum Act {
         /// A physical slot on the primary; empty: none.
         slot: String,
     },
-    /// Create physical slots with these names, where they do not exist, each reserving WAL.
+    /// Let it look for WAL, and for an order to promote it, every 200 ms: with the 5 s that are
+    /// the default of `wal_retrieve_retry_interval`, a node that is frozen may take so long to
+    /// be promoted.
+    Prepare,
+    /// Create physical slots with these names, where they do not exist, each reserving WAL. On a
+    /// standby nobody receives through them, so they keep WAL until [`Act::Advance`] moves them.
     Slots(Vec<String>),
-    /// `synchronous_standby_names`, and reload.
+    /// Move slots that nobody receives through forwards, up to here: WAL before is not needed.
+    Advance(Vec<(String, Lsn)>),
+    /// `synchronous_standby_names`, and reload. On a primary commits begin to wait only when its
+    /// checkpointer has read that, which may be busy, as right after a promotion: give it to a
+    /// candidate before it is promoted.
     Sync(String),
     /// Promote, and wait for the end of recovery for at most so long.
     Promote(Duration),
@@ -31,7 +40,8 @@ pub enum Act {
     Canary,
     /// A checkpoint.
     Checkpoint,
-    /// Where it can still be asked: end all sessions of others and let new ones only read.
+    /// Where it can still be asked: end all sessions of others and let new ones only read. Those
+    /// of superusers stay, unless we are one.
     Kick,
     /// Undoes what [`Act::Kick`] has left.
     Unkick,
@@ -106,6 +116,11 @@ pub struct View {
     pub read_only: bool,
     /// Why it should not be promoted, in words: replay is paused, or delayed.
     pub unfit: Option<String>,
+    /// It has a `restore_command`. What comes from an archive acknowledges nothing, so it may be
+    /// frozen and promoted; but its log may grow while it is frozen.
+    pub archive: bool,
+    /// `wal_retrieve_retry_interval`.
+    pub retry: Duration,
     /// On a primary: who receives from it.
     pub followers: Vec<Follower>,
 }
