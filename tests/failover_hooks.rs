@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(30);
 /// What `pg_rewind` wants, unless there are checksums.
-const REWOUND: [&str; 2] = ["wal_log_hints = on", "full_page_writes = on"];
+const REWOUND: [&str; 3] =
+    ["wal_log_hints = on", "full_page_writes = on", "synchronous_commit = on"];
 
 /// A node that is found by hooks, and that none of them leaves behind.
 struct Node {
@@ -107,6 +108,17 @@ impl Drop for Node {
     }
 }
 
+/// A standby that has what its primary has, and gets no more.
+fn part(p: &Node, s: &Node) {
+    p.sql("CREATE TABLE t AS SELECT 1");
+    until("the table to arrive", SOON, || s.sql("SELECT to_regclass('t') IS NOT NULL") == "t");
+    s.sql("ALTER SYSTEM SET primary_conninfo = ''");
+    s.sql("SELECT pg_reload_conf()");
+    let ended = || s.sql("SELECT count(*) FROM pg_stat_wal_receiver") == "0";
+    until("the receiver to end", SOON, ended);
+    p.sql("INSERT INTO t SELECT generate_series(1, 1000)");
+}
+
 fn pair(settings: &[&str]) -> (Node, Node) {
     let p = Postgres::start_with(settings);
     let s = p.start_standby(&[]);
@@ -168,13 +180,7 @@ fn a_node_that_was_stopped_in_order_comes_back_as_it_is() {
 fn a_node_that_went_its_own_way_is_rewound_and_its_log_kept() {
     at_most_minutes(3);
     let (p, s) = pair(&REWOUND);
-    p.sql("CREATE TABLE t AS SELECT 1");
-    s.sql("ALTER SYSTEM SET primary_conninfo = ''");
-    s.sql("SELECT pg_reload_conf()");
-    until("the receiver to end", SOON, || {
-        s.sql("SELECT count(*) FROM pg_stat_wal_receiver") == "0"
-    });
-    p.sql("INSERT INTO t SELECT generate_series(1, 1000)");
+    part(&p, &s);
     assert_eq!(p.hook(Hook::Fence, &s, &[]), Done::Well);
     s.promote();
     s.sql("INSERT INTO t VALUES (2)");
@@ -197,13 +203,7 @@ fn a_node_that_cannot_be_rewound_is_copied_only_if_that_is_wanted() {
     at_most_minutes(3);
     // Without checksums and hints, but with what pg_rewind asks of the other side.
     let (p, s) = pair(&REWOUND[1..]);
-    p.sql("CREATE TABLE t AS SELECT 1");
-    s.sql("ALTER SYSTEM SET primary_conninfo = ''");
-    s.sql("SELECT pg_reload_conf()");
-    until("the receiver to end", SOON, || {
-        s.sql("SELECT count(*) FROM pg_stat_wal_receiver") == "0"
-    });
-    p.sql("INSERT INTO t SELECT generate_series(1, 1000)");
+    part(&p, &s);
     assert_eq!(p.hook(Hook::Fence, &s, &[]), Done::Well);
     s.promote();
     let why = reason(p.hook(Hook::Rejoin, &s, &[]));

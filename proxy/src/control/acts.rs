@@ -108,10 +108,10 @@ async fn perform(client: &Client, act: &Act) -> Result<Done, Failed> {
     Ok(Done::Well)
 }
 
-/// A transaction with a record that nobody decodes. It has a number of its own, so that its end
-/// waits for standbys as a client's does.
-const CANARY: &str = "BEGIN; SET LOCAL synchronous_commit = on; \
-    SELECT pg_catalog.pg_logical_emit_message(true, 'pgring', 'canary'); COMMIT";
+/// A transaction, for statements sent together are one, with a record that nobody decodes. It has
+/// a number of its own, so that its end waits for standbys as a client's does.
+const CANARY: &str = "SET LOCAL synchronous_commit = on; \
+    SELECT pg_catalog.pg_logical_emit_message(true, 'pgring', 'canary')";
 
 /// The first row of an answer.
 async fn row(client: &Client, sql: &str) -> Result<Option<SimpleQueryRow>, Failed> {
