@@ -294,16 +294,27 @@ fn what_cannot_be_done_is_said() {
     let bad = Act::Follow { conninfo: view.conninfo.clone(), slot: "Not legal".into() };
     assert!(s.refuses(&bad).contains("primary_slot_name"));
     s.postgres.psql("SELECT pg_wal_replay_pause()");
-    let (view, _) = s.until("it pauses", |view| view.unfit.as_deref() == Some("replay is paused"));
-    // Values that are hostile arrive as they are.
-    let hostile =
-        Conninfo::parse(&view.conninfo).expect("fine").with("application_name", r"a'\'b ");
-    let follow = Act::Follow { conninfo: hostile.to_string(), slot: String::new() };
-    s.well(&follow);
-    assert_eq!(s.look().conninfo, hostile.to_string());
-    // The receiver before is still there for a moment.
-    let arrived = |view: &View| view.followers.iter().any(|it| &*it.name == r"a'\'b ");
-    p.until("it is called so", arrived);
+    s.until("it pauses", |view| view.unfit.as_deref() == Some("replay is paused"));
+    let done = s.act(&Act::Freeze);
+    let Done::Failed { unknown: true, reason } = done else { panic!("{done:?}") };
+    assert!(reason.contains("paused"), "{reason}");
+}
+
+#[test]
+fn values_that_are_hostile_arrive_as_they_are() {
+    at_most_minutes(3);
+    let p = Postgres::start();
+    make_role(&p);
+    let s = p.start_standby(&[]);
+    let (p, s) = (Node::new(&p, "p"), Node::new(&s, "s"));
+    let old = Conninfo::parse(&s.look().conninfo).expect("fine");
+    for name in [r"a'\'b ", "\\", "'", "x' host='nowhere", "\"; SELECT 1; --"] {
+        let hostile = old.with("application_name", name).to_string();
+        s.well(&Act::Follow { conninfo: hostile.clone(), slot: String::new() });
+        assert_eq!(s.look().conninfo, hostile);
+        let arrived = |view: &View| view.followers.iter().any(|it| &*it.name == name);
+        p.until("it is called so", arrived);
+    }
 }
 
 #[test]

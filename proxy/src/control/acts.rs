@@ -183,11 +183,13 @@ fn literal(text: &str) -> String {
 }
 
 /// Whether there is no receiver and none can begin. It is the startup process that reads the
-/// setting and that ends the receiver; while a query of this standby holds it up it does neither,
-/// and might begin one with the old setting afterwards.
+/// setting and that ends the receiver. While a query of this standby holds it up, or replay is
+/// paused or delayed, it does neither (tried on `PostgreSQL` 15.20), and might begin one with the
+/// old setting afterwards.
 const STOPPED: &str = "NOT EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver) \
     AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity WHERE backend_type = 'startup' \
-    AND (wait_event_type IN ('Lock', 'BufferPin') OR wait_event LIKE 'RecoveryConflict%'))";
+    AND (wait_event_type IN ('Lock', 'BufferPin') OR wait_event LIKE 'RecoveryConflict%' \
+    OR wait_event IN ('RecoveryPause', 'RecoveryApplyDelay')))";
 
 async fn freeze(client: &Client) -> Result<Done, Failed> {
     if !is_standby(client).await? {
@@ -213,7 +215,7 @@ async fn freeze(client: &Client) -> Result<Done, Failed> {
             return Err(Failed::perhaps(if before.is_some() {
                 "its log goes on growing, from an archive perhaps (restore_command)"
             } else {
-                "its receiver does not end: a query may hold up replay"
+                "its receiver does not end: replay is paused, delayed, or held up by a query"
             }));
         }
         sleep(if before.is_some() { STILL } else { POLL }).await;

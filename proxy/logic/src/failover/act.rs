@@ -12,9 +12,11 @@ pub enum Act {
     Look,
     /// Stop the WAL receiver, so that nothing is acknowledged to any primary any more: clear
     /// `primary_conninfo`, reload, wait until there is no receiver and the end of the log received
-    /// has not moved for 50 ms. Answered by [`Done::Seen`].
+    /// has not moved for 50 ms. Answered by [`Done::Seen`]. It fails after 5 s where replay is
+    /// paused, delayed or held up by a query: nobody but the replaying process ends the receiver.
     Freeze,
     /// Receive from this primary: `primary_conninfo`, and `primary_slot_name` if a name is given.
+    /// The receiver before may be seen for a moment still: look where it receives from.
     Follow {
         /// The whole text of `primary_conninfo`.
         conninfo: String,
