@@ -1,5 +1,6 @@
 //! What pgring does to nodes by SQL, on real ones, with the role of `config/failover.sql` and no
-//! right more.
+//! right more. Times are printed: `cargo test --test failover_acts -- --nocapture`.
+#![expect(clippy::print_stdout, reason = "how long things take is half of what is to be known")]
 
 use pgring::control::acts::carry_out;
 use pgring_logic::conninfo::Conninfo;
@@ -139,10 +140,40 @@ fn commit(node: &Postgres) -> thread::JoinHandle<bool> {
     })
 }
 
+/// The one that is ahead is promoted; it waits for the other one from its first commit on. Gives
+/// a commit that hangs on the old primary.
+fn replace([p, a, b]: [&Node<'_>; 3], sources: &[View; 2]) -> thread::JoinHandle<bool> {
+    let (seen_a, took) = a.freeze();
+    println!("freeze a: {took:?}");
+    let (seen_b, _) = b.freeze();
+    assert!(seen_a.end > seen_b.end, "a has the commit: {seen_a:?} {seen_b:?}");
+    let fence = commit(p.postgres);
+    a.well(&sync(&["b"]));
+    a.well(&Act::Slots(vec![slot_name("b")]));
+    println!("promote: {:?}", a.well(&Act::Promote(SOON)));
+    println!("promote again: {:?}", a.well(&Act::Promote(SOON)));
+    let after = a.look();
+    assert_eq!((after.recovery, after.timeline, after.sync.as_str()), (false, 2, "ANY 1 (\"b\")"));
+    assert!(after.end > seen_a.end);
+    let first = commit(a.postgres);
+    thread::sleep(Duration::from_millis(300));
+    assert!(!first.is_finished(), "nobody could have acknowledged it");
+    println!("follow: {:?}", b.well(&b.follow(&sources[1], a, &slot_name("b"))));
+    let (_, took) = b.until("it streams from a", |view| streams(view) && view.timeline == 2);
+    println!("streams from the new one after: {took:?}");
+    assert!(first.join().expect("a commit"));
+    println!("canary: {:?}", a.well(&Act::Canary));
+    println!("checkpoint: {:?}", a.well(&Act::Checkpoint));
+    assert!(!fence.is_finished(), "the old primary acknowledged a commit");
+    let rows = psql(a.postgres.address(), "postgres", "postgres", "SELECT count(*) FROM t");
+    assert_eq!(rows.stdout.trim(), "3", "one before, one thawed, one on the new primary");
+    fence
+}
+
 #[test]
 fn a_primary_is_replaced_by_one_of_two_standbys_without_a_lost_commit() {
     at_most_minutes(4);
-    let p = Postgres::start_with(&["synchronous_commit = on"]);
+    let p = Postgres::start_with(&["synchronous_commit = on", "fsync = on"]);
     make_role(&p);
     psql(p.address(), "postgres", "postgres", "CREATE TABLE t (i int); GRANT ALL ON t TO app")
         .expect_success("a table");
@@ -192,31 +223,7 @@ fn a_primary_is_replaced_by_one_of_two_standbys_without_a_lost_commit() {
     assert!(waiting.join().expect("a commit"));
     println!("thaw until the commit is acknowledged: {:?}", begun.elapsed());
 
-    // The one that is ahead is promoted; it waits for the other one from its first commit on.
-    let (seen_a, took) = a.freeze();
-    println!("freeze a: {took:?}");
-    let (seen_b, _) = b.freeze();
-    assert!(seen_a.end > seen_b.end, "a has the commit: {seen_a:?} {seen_b:?}");
-    let fence = commit(p.postgres);
-    a.well(&sync(&["b"]));
-    a.well(&Act::Slots(vec![slot_name("b")]));
-    println!("promote: {:?}", a.well(&Act::Promote(SOON)));
-    println!("promote again: {:?}", a.well(&Act::Promote(SOON)));
-    let after = a.look();
-    assert_eq!((after.recovery, after.timeline, after.sync.as_str()), (false, 2, "ANY 1 (\"b\")"));
-    assert!(after.end > seen_a.end);
-    let first = commit(a.postgres);
-    thread::sleep(Duration::from_millis(300));
-    assert!(!first.is_finished(), "nobody could have acknowledged it");
-    println!("follow: {:?}", b.well(&b.follow(&sources[1], &a, &slot_name("b"))));
-    let (_, took) = b.until("it streams from a", |view| streams(view) && view.timeline == 2);
-    println!("streams from the new one after: {took:?}");
-    assert!(first.join().expect("a commit"));
-    println!("canary: {:?}", a.well(&Act::Canary));
-    println!("checkpoint: {:?}", a.well(&Act::Checkpoint));
-    assert!(!fence.is_finished(), "the old primary acknowledged a commit");
-    let rows = psql(a.postgres.address(), "postgres", "postgres", "SELECT count(*) FROM t");
-    assert_eq!(rows.stdout.trim(), "3", "one before, one thawed, one on the new primary");
+    let fence = replace([&p, &a, &b], &sources);
 
     // The old one is shut, as long as somebody can ask it.
     println!("kick: {:?}", p.well(&Act::Kick));
@@ -386,9 +393,8 @@ fn a_prepared_standby_is_promoted_at_once() {
             let (_, froze) = s.freeze();
             thread::sleep(Duration::from_millis(wait));
             let took = s.well(&Act::Promote(SOON));
-            println!(
-                "prepared {prepared}, dead {dead}: frozen in {froze:?}, {wait} ms, promoted in {took:?}"
-            );
+            let kind = format!("prepared {prepared}, dead {dead}, {wait} ms");
+            println!("{kind}: frozen in {froze:?}, promoted in {took:?}");
             assert!(!prepared || took < Duration::from_secs(1), "{took:?}");
         }
     }

@@ -1,4 +1,5 @@
 //! The hooks that are shipped in `config/hooks`, on real nodes.
+#![expect(clippy::print_stdout, reason = "what a hook says is wanted where a test fails")]
 
 use pgring::control::hooks::{Told, run};
 use pgring_logic::failover::act::{Done, Hook};
