@@ -10,6 +10,7 @@ use pgring_logic::record::Synchronous;
 use pgring_logic::topology::Lsn;
 use pgring_tests::command::{at_most_minutes, run};
 use pgring_tests::postgres::{Postgres, program, psql};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 use std::thread;
@@ -347,6 +348,28 @@ fn a_kicked_node_only_reads_until_that_is_undone() {
     assert!(psql(address, "app", "app", "CREATE TABLE u ()").success);
 }
 
+/// What the interval is good for: one that was refused comes again.
+#[test]
+fn a_prepared_standby_soon_tries_again() {
+    at_most_minutes(3);
+    let p = Postgres::start();
+    make_role(&p);
+    let s = p.start_standby(&[]);
+    let (p, s) = (Node::new(&p, "p"), Node::new(&s, "s"));
+    for (prepared, slot) in [(false, "pgring_a"), (true, "pgring_b")] {
+        if prepared {
+            s.well(&Act::Prepare);
+        }
+        s.well(&s.follow(&s.look(), &p, slot));
+        s.until("it is refused", |view| !streams(view));
+        thread::sleep(Duration::from_secs(1));
+        p.well(&Act::Slots(vec![slot.to_owned()]));
+        let (_, took) = s.until("it streams", streams);
+        println!("prepared {prepared}: it streams {took:?} after there is a slot");
+        assert!(!prepared || took < Duration::from_secs(2), "{took:?}");
+    }
+}
+
 #[test]
 fn slots_of_a_standby_are_moved_by_hand() {
     at_most_minutes(3);
@@ -398,6 +421,70 @@ fn a_prepared_standby_is_promoted_at_once() {
             assert!(!prepared || took < Duration::from_secs(1), "{took:?}");
         }
     }
+}
+
+/// A primary behind a broken network: a receiver that has not got through to it hangs.
+#[test]
+fn a_standby_that_hangs_at_a_silent_primary_is_frozen_and_promoted() {
+    at_most_minutes(4);
+    let p = Postgres::start();
+    make_role(&p);
+    // Its backlog takes connections, and nobody ever says anything.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = silent.local_addr().expect("an address").port();
+    for prepared in [false, true] {
+        for wait in [0, 300, 1_500] {
+            let s = p.start_standby(&[]);
+            let s = Node::new(&s, "s");
+            s.until("it streams", streams);
+            if prepared {
+                s.well(&Act::Prepare);
+            }
+            let conninfo = format!("host=127.0.0.1 port={port} user=postgres");
+            s.well(&Act::Follow { conninfo, slot: String::new() });
+            s.until("it leaves", |view| !streams(view));
+            thread::sleep(Duration::from_millis(wait));
+            let (_, froze) = s.freeze();
+            let receivers = "SELECT count(*) FROM pg_stat_activity \
+                WHERE backend_type = 'walreceiver'";
+            assert_eq!(s.postgres.psql(receivers).trim(), "0");
+            let took = s.well(&Act::Promote(SOON));
+            println!(
+                "silent, prepared {prepared}, {wait} ms: frozen in {froze:?}, promoted in {took:?}"
+            );
+            assert!(!prepared || took < Duration::from_secs(1), "{took:?}");
+        }
+    }
+}
+
+/// A query on a standby that holds up replay holds up the freeze, too.
+#[test]
+fn a_standby_that_is_held_up_by_a_query_is_not_said_to_be_frozen() {
+    at_most_minutes(3);
+    let p = Postgres::start_with(&["synchronous_commit = on"]);
+    make_role(&p);
+    let s = p.start_standby(&["max_standby_streaming_delay = -1"]);
+    let (p, s) = (Node::new(&p, "p"), Node::new(&s, "s"));
+    p.postgres.psql("CREATE TABLE held AS SELECT 1");
+    s.until("it has the table", |view| view.replayed >= p.look().end);
+    let address = s.postgres.address();
+    let query = thread::spawn(move || {
+        psql(address, "postgres", "app", "SELECT pg_sleep(12) FROM held").success
+    });
+    let sleeps = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+    while s.postgres.psql(sleeps).trim() != "1" {
+        thread::sleep(Duration::from_millis(5));
+    }
+    p.postgres.psql("DROP TABLE held");
+    let waits = "SELECT wait_event_type FROM pg_stat_activity WHERE backend_type = 'startup'";
+    while s.postgres.psql(waits).trim() != "Lock" {
+        thread::sleep(Duration::from_millis(5));
+    }
+    let done = s.act(&Act::Freeze);
+    let Done::Failed { unknown: true, reason } = done else { panic!("{done:?}") };
+    assert!(reason.contains("held up by a query"), "{reason}");
+    assert!(query.join().expect("an end"));
+    println!("after the query: frozen in {:?}", s.freeze().1);
 }
 
 /// Changes rights on the primary, and waits until the standby has that.

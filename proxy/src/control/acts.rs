@@ -182,14 +182,17 @@ fn literal(text: &str) -> String {
     quoted
 }
 
-/// Whether there is no receiver and none can begin. It is the startup process that reads the
-/// setting and that ends the receiver. While a query of this standby holds it up, or replay is
-/// paused or delayed, it does neither (tried on `PostgreSQL` 15.20), and might begin one with the
-/// old setting afterwards.
+/// Whether there is no receiver and none can begin. One that has not got through to its primary
+/// yet is a process, but no row of its view. It is the startup process that reads the setting and
+/// that ends the receiver. While a query of this standby holds it up, or replay is paused or
+/// delayed, it does neither (tried on `PostgreSQL` 15.20), and might begin one with the old
+/// setting afterwards. Who may not see these processes is told nothing.
 const STOPPED: &str = "NOT EXISTS (SELECT FROM pg_catalog.pg_stat_wal_receiver) \
-    AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity WHERE backend_type = 'startup' \
-    AND (wait_event_type IN ('Lock', 'BufferPin') OR wait_event LIKE 'RecoveryConflict%' \
-    OR wait_event IN ('RecoveryPause', 'RecoveryApplyDelay')))";
+    AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity WHERE backend_type = 'walreceiver') \
+    AND EXISTS (SELECT FROM pg_catalog.pg_stat_activity WHERE backend_type = 'startup' \
+    AND COALESCE(wait_event_type NOT IN ('Lock', 'BufferPin') \
+    AND wait_event NOT LIKE 'RecoveryConflict%' \
+    AND wait_event NOT IN ('RecoveryPause', 'RecoveryApplyDelay'), true))";
 
 async fn freeze(client: &Client) -> Result<Done, Failed> {
     if !is_standby(client).await? {

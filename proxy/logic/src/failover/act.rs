@@ -23,9 +23,8 @@ pub enum Act {
         /// A physical slot on the primary; empty: none.
         slot: String,
     },
-    /// Let it look for WAL, and for an order to promote it, every 200 ms: with the 5 s that are
-    /// the default of `wal_retrieve_retry_interval`, a node that is frozen may take so long to
-    /// be promoted.
+    /// Let a standby try again every 200 ms to receive, instead of the 5 s that are the default of
+    /// `wal_retrieve_retry_interval`: the new primary may refuse it at first, for want of a slot.
     Prepare,
     /// Create physical slots with these names, where they do not exist, each reserving WAL. On a
     /// standby nobody receives through them, so they keep WAL until [`Act::Advance`] moves them.
