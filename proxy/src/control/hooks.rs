@@ -10,14 +10,14 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use std::collections::VecDeque;
 use std::process::Stdio;
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 use tokio::time::timeout;
 
 /// Where programs are looked for that a command starts.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-/// So much of what a command says is kept: the last.
-const SAID_MAX: usize = 4096;
+/// So much is kept of what a command says, on each of its two outputs: the last.
+const SAID_MAX: usize = 2048;
 /// How long what it said is waited for once it has ended: whoever it left behind may have its
 /// output still open.
 const LAST_WORDS: Duration = Duration::from_millis(200);
@@ -60,7 +60,7 @@ pub async fn run(hook: Hook, command: &[String], told: &Told, limit: Duration) -
     let (Some(out), Some(err)) = (child.stdout.take(), child.stderr.take()) else {
         return failed(true, "it has no output");
     };
-    let mut ears = Ears { out, err, open: (true, true), said: VecDeque::new() };
+    let mut ears = Ears { out: Ear::new(out), err: Ear::new(err) };
     let ended = async {
         tokio::select! {
             status = child.wait() => status,
@@ -129,44 +129,47 @@ impl Drop for Group {
     }
 }
 
-/// Hears what a command says, and keeps the last of it.
+/// Hears what a command says. One output does not drown the other.
 struct Ears {
-    out: ChildStdout,
-    err: ChildStderr,
-    open: (bool, bool),
+    out: Ear<ChildStdout>,
+    err: Ear<ChildStderr>,
+}
+
+/// One of its outputs, and the last that was heard there.
+struct Ear<R> {
+    from: R,
+    open: bool,
     said: VecDeque<u8>,
 }
 
 impl Ears {
     /// Until both ends are closed. It may be given up and called again.
     async fn listen(&mut self) {
-        let (mut left, mut right) = ([0; 1024], [0; 1024]);
-        while self.open.0 || self.open.1 {
-            tokio::select! {
-                read = self.out.read(&mut left), if self.open.0 => {
-                    self.open.0 = self.take(&left, read);
-                }
-                read = self.err.read(&mut right), if self.open.1 => {
-                    self.open.1 = self.take(&right, read);
-                }
-            }
-        }
-    }
-
-    /// Whether there may be more.
-    fn take(&mut self, buffer: &[u8], read: std::io::Result<usize>) -> bool {
-        let count = read.unwrap_or(0);
-        self.said.extend(&buffer[..count]);
-        let over = self.said.len().saturating_sub(SAID_MAX);
-        self.said.drain(..over);
-        count > 0
+        tokio::join!(self.out.listen(), self.err.listen());
     }
 
     fn text(&self) -> String {
-        let bytes: Vec<u8> = self.said.iter().copied().collect();
+        let bytes: Vec<u8> = self.out.said.iter().chain(&self.err.said).copied().collect();
         let text = String::from_utf8_lossy(&bytes);
         let text = text.trim();
         if text.is_empty() { String::new() } else { format!(": {text}") }
+    }
+}
+
+impl<R: AsyncRead + Unpin> Ear<R> {
+    fn new(from: R) -> Self {
+        Self { from, open: true, said: VecDeque::new() }
+    }
+
+    async fn listen(&mut self) {
+        let mut buffer = [0; 1024];
+        while self.open {
+            let count = self.from.read(&mut buffer).await.unwrap_or(0);
+            self.said.extend(&buffer[..count]);
+            let over = self.said.len().saturating_sub(SAID_MAX);
+            self.said.drain(..over);
+            self.open = count > 0;
+        }
     }
 }
 
@@ -187,8 +190,8 @@ mod tests {
     }
 
     fn go(command: &[String], told: &Told, limit: Duration) -> Done {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(run(Hook::Fence, command, told, limit))
+        // The runtime of the control thread.
+        tokio_uring::start(run(Hook::Fence, command, told, limit))
     }
 
     fn reason(done: Done, unknown_wanted: bool) -> String {

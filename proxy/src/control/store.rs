@@ -243,7 +243,6 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
     use std::path::{Path, PathBuf};
-    use tokio::runtime::Builder;
 
     /// A folder that goes when the test ends.
     struct Folder(PathBuf);
@@ -269,7 +268,8 @@ mod tests {
     }
 
     fn run<T>(work: impl Future<Output = T>) -> T {
-        Builder::new_current_thread().enable_time().build().unwrap().block_on(work)
+        // The runtime of the control thread.
+        tokio_uring::start(work)
     }
 
     fn read(path: &Path) -> Result<Option<(u64, String)>, String> {
