@@ -8,6 +8,7 @@
 //! All of it runs in one thread on a tokio-uring runtime, so its state needs no lock: it is
 //! borrowed for a moment and never across an `await`.
 
+pub mod acts;
 pub mod catalog;
 mod catalogs;
 mod checks;
@@ -16,6 +17,7 @@ mod derive;
 pub mod file;
 mod guard;
 mod heartbeat;
+pub mod hooks;
 mod http;
 mod metrics;
 mod monitor;
@@ -25,6 +27,7 @@ mod rounds;
 mod senses;
 mod signals;
 mod standings;
+pub mod store;
 
 use crate::clock;
 use crate::dialer::Dialer;

@@ -17,18 +17,19 @@ pub enum Act {
     Look,
     /// Stop the WAL receiver, so that nothing is acknowledged to any primary any more: clear
     /// `primary_conninfo`, reload, wait until there is no receiver and the end of the log received
-    /// has not moved for 50 ms. Answered by [`Done::Seen`].
+    /// has not moved for 50 ms. Answered by [`Done::Seen`]. It fails after 5 s where replay is
+    /// paused, delayed or held up by a query: nobody but the replaying process ends the receiver.
     Freeze,
     /// Receive from this primary: `primary_conninfo`, and `primary_slot_name` if a name is given.
+    /// The receiver before may be seen for a moment still: look where it receives from.
     Follow {
         /// The whole text of `primary_conninfo`.
         conninfo: String,
         /// A physical slot on the primary; empty: none.
         slot: String,
     },
-    /// Let it look for WAL, and for an order to promote it, every 200 ms: with the 5 s that are
-    /// the default of `wal_retrieve_retry_interval`, a node that is frozen may take so long to
-    /// be promoted.
+    /// Let a standby try again every 200 ms to receive, instead of the 5 s that are the default of
+    /// `wal_retrieve_retry_interval`: the new primary may refuse it at first, for want of a slot.
     Prepare,
     /// Create physical slots with these names, where they do not exist, each reserving WAL. On a
     /// standby nobody receives through them, so they keep WAL until [`Act::Advance`] moves them.

@@ -17,8 +17,10 @@ pub fn slot_name(node: &str) -> String {
         match byte {
             b'a'..=b'z' | b'0'..=b'9' => name.push(char::from(byte)),
             b'_' => name.push_str("__"),
-            // Writing to a string never fails.
-            other => drop(write!(name, "_{other:02x}")),
+            other => {
+                // Writing to a string never fails.
+                let _ok = write!(name, "_{other:02x}");
+            }
         }
     }
     if name.len() > NAME_MAX {
@@ -27,7 +29,7 @@ pub fn slot_name(node: &str) -> String {
         name.truncate(NAME_MAX - DIGITS - 2);
         name.push_str("_h");
         for byte in hash.iter().take(DIGITS / 2) {
-            let _never = write!(name, "{byte:02x}");
+            let _ok = write!(name, "{byte:02x}");
         }
     }
     name
