@@ -318,17 +318,20 @@ impl Control {
         verb: Verb,
     ) -> Reply {
         let (answer, reply) = oneshot::channel();
+        let watch = self.watch_of(cluster);
+        let ticket = self.take_ticket(cluster, answer);
+        self.deed(cluster, watch, Event::Verb { ticket, user: Arc::clone(user), verb });
+        reply.await.unwrap_or_else(|_| Err("the configuration has changed meanwhile".to_owned()))
+    }
+
+    fn take_ticket(&self, cluster: &str, answer: oneshot::Sender<Reply>) -> u64 {
         let mut state = self.state.borrow_mut();
         state.guards.tickets += 1;
         let ticket = state.guards.tickets;
-        let Some(guard) = state.guards.by_cluster.get_mut(cluster) else {
-            return Err(format!("pgring does not decide on the primary of {cluster}"));
-        };
-        guard.tickets.insert(ticket, answer);
-        let watch = guard.watch;
-        drop(state);
-        self.deed(cluster, watch, Event::Verb { ticket, user: Arc::clone(user), verb });
-        reply.await.unwrap_or_else(|_| Err("the configuration has changed meanwhile".to_owned()))
+        if let Some(guard) = state.guards.by_cluster.get_mut(cluster) {
+            guard.tickets.insert(ticket, answer);
+        }
+        ticket
     }
 
     /// Something has happened to a cluster.

@@ -32,8 +32,14 @@ impl Stage {
         let config =
             Config { admin_users: vec!["root".into()], stats_users: vec!["eve".into()], ..config };
         let (news, _) = unbounded_channel();
-        let control =
-            Rc::new(Control::new(Arc::new(config), path, lanes, (end, news), Dialer::default()));
+        let (deeds, _) = unbounded_channel();
+        let control = Rc::new(Control::new(
+            Arc::new(config),
+            path,
+            lanes,
+            (end, news, deeds),
+            Dialer::default(),
+        ));
         Self { control, letters, ended }
     }
 

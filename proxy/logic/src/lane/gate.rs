@@ -270,7 +270,7 @@ impl Lane {
         for id in core::mem::take(&mut self.gated) {
             let waits =
                 |it: &&Client| matches!(it.phase, ClientPhase::Welcoming) && it.server.is_none();
-            if self.clients.get(id).filter(waits).is_some() {
+            if self.clients.get(id).as_ref().is_some_and(waits) {
                 self.welcome(now, id, actions);
             }
         }

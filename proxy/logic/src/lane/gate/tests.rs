@@ -249,12 +249,12 @@ fn who_has_waited_for_longest_is_served_first_when_the_gate_opens() {
         assert_eq!(trial.receives(client, &query("SELECT 1")), 0);
     }
     trial.hears(open(3, "pg2"));
-    let server = trial.open(0, "off");
+    let first = trial.open(0, "off");
     let served = |trial: &Trial| {
-        let served = trial.lane.clients.iter().find(|(_, client)| client.server.is_some());
-        served.map(|(id, _)| id)
+        let found = trial.lane.clients.iter().find(|(_, client)| client.server.is_some());
+        found.map(|(id, _)| id)
     };
-    trial.server = server;
+    trial.server = first;
     for (client, answers) in clients.into_iter().zip([2, 1, 1]) {
         assert_eq!(served(&trial), Some(client));
         trial.receives(client, &query("SELECT 1"));
