@@ -2,126 +2,17 @@
 //! right more. Times are printed: `cargo test --test failover_acts -- --nocapture`.
 #![expect(clippy::print_stdout, reason = "how long things take is half of what is to be known")]
 
-use pgring::control::acts::carry_out;
 use pgring_logic::conninfo::Conninfo;
 use pgring_logic::failover::act::{Act, Done, Hook, View};
 use pgring_logic::failover::slot::slot_name;
 use pgring_logic::record::Synchronous;
 use pgring_logic::topology::Lsn;
-use pgring_tests::command::{at_most_minutes, run};
-use pgring_tests::postgres::{Postgres, program, psql};
+use pgring_tests::acting::{Node, ROLE, SOON, make_role};
+use pgring_tests::command::at_most_minutes;
+use pgring_tests::postgres::{Postgres, psql};
 use std::net::TcpListener;
-use std::path::Path;
-use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
-use tokio::runtime::{Builder, Runtime};
-use tokio_postgres::{Client, Config, NoTls};
-
-const ROLE: &str = "failover";
-const SOON: Duration = Duration::from_secs(10);
-
-/// Has pgring's own script make the role, twice, as somebody might.
-fn make_role(primary: &Postgres) {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../config/failover.sql");
-    for _ in 0..2 {
-        let mut command = Command::new(program("psql"));
-        command.env("PGOPTIONS", "-c default_transaction_read_only=off");
-        command.args(["-X", "-q", "-h", "127.0.0.1", "-U", "postgres", "-d", "postgres"]);
-        command.args(["-p", &primary.port().to_string(), "-v", &format!("role={ROLE}"), "-f"]);
-        run(command.arg(&script), SOON).expect_success("failover.sql");
-    }
-}
-
-/// A node with a session of the role on it.
-struct Node<'a> {
-    postgres: &'a Postgres,
-    name: &'static str,
-    runtime: Runtime,
-    client: Client,
-}
-
-impl<'a> Node<'a> {
-    fn new(postgres: &'a Postgres, name: &'static str) -> Self {
-        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build();
-        let runtime = runtime.expect("a runtime");
-        let mut config = Config::new();
-        config.host("127.0.0.1").port(postgres.port()).user(ROLE).dbname("postgres");
-        let client = runtime.block_on(async {
-            let (client, connection) = config.connect(NoTls).await.expect("a session");
-            tokio::spawn(connection);
-            client
-        });
-        Self { postgres, name, runtime, client }
-    }
-
-    fn act(&self, act: &Act) -> Done {
-        self.runtime.block_on(carry_out(&self.client, act))
-    }
-
-    /// Does it, and says how long that took.
-    #[track_caller]
-    fn well(&self, act: &Act) -> Duration {
-        let begun = Instant::now();
-        assert_eq!(self.act(act), Done::Well, "{}: {act:?}", self.name);
-        begun.elapsed()
-    }
-
-    #[track_caller]
-    fn look(&self) -> View {
-        let done = self.act(&Act::Look);
-        let Done::Seen(view) = done else { panic!("{}: {done:?}", self.name) };
-        *view
-    }
-
-    #[track_caller]
-    fn freeze(&self) -> (View, Duration) {
-        let begun = Instant::now();
-        let done = self.act(&Act::Freeze);
-        let took = begun.elapsed();
-        let Done::Seen(view) = done else { panic!("{}: {done:?}", self.name) };
-        assert_eq!((&*view.conninfo, &view.receiver), ("", &None));
-        (*view, took)
-    }
-
-    #[track_caller]
-    fn refuses(&self, act: &Act) -> String {
-        let done = self.act(act);
-        let Done::Failed { unknown: false, reason } = done else { panic!("{act:?}: {done:?}") };
-        reason
-    }
-
-    #[track_caller]
-    fn until(&self, what: &str, holds: impl Fn(&View) -> bool) -> (View, Duration) {
-        let begun = Instant::now();
-        loop {
-            let view = self.look();
-            if holds(&view) {
-                return (view, begun.elapsed());
-            }
-            assert!(begun.elapsed() < SOON, "{}: {what}: {view:?}", self.name);
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    /// The timeline by the replication protocol, which is right always.
-    fn identified(&self) -> u32 {
-        let mut command = Command::new(program("psql"));
-        let port = self.postgres.port();
-        let to = format!("host=127.0.0.1 port={port} user={ROLE} replication=1");
-        command.args(["-X", "-A", "-t", "-d", &to, "-c", "IDENTIFY_SYSTEM"]);
-        let row = run(&mut command, SOON).expect_success("IDENTIFY_SYSTEM");
-        row.split('|').nth(1).expect("a timeline").parse().expect("a number")
-    }
-
-    /// What makes this node follow another.
-    fn follow(&self, from: &View, primary: &Node<'_>, slot: &str) -> Act {
-        let old = if from.conninfo.is_empty() { "user=postgres" } else { &from.conninfo };
-        let old = Conninfo::parse(old).expect("as pg_basebackup wrote it");
-        let conninfo = old.towards("127.0.0.1", primary.postgres.port(), self.name).to_string();
-        Act::Follow { conninfo, slot: slot.to_owned() }
-    }
-}
 
 fn sync(names: &[&str]) -> Act {
     let names = names.iter().map(|name| (*name).to_owned()).collect();

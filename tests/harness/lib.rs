@@ -4,6 +4,7 @@
 //! Everything a test starts dies with it: processes carry a parent-death signal, and their
 //! owners' `Drop` ends them by pid. Nothing here waits without a limit.
 
+pub mod acting;
 pub mod command;
 pub mod console;
 pub mod corpus;
