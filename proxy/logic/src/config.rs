@@ -26,6 +26,8 @@ mod routing;
 mod table;
 mod users;
 
+pub use failover::{Durability, Failover, FailoverMode};
+
 /// Everything the operator has said.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -334,63 +336,6 @@ pub struct Node {
     pub priority: u32,
     /// Where other nodes reach it, as `host:port`; empty: at its address.
     pub peer_address: String,
-}
-
-/// How the primary of a cluster is replaced.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Failover {
-    /// Who begins.
-    pub mode: FailoverMode,
-    /// Where the record is kept.
-    pub state_file: PathBuf,
-    /// What an acknowledged commit survives.
-    pub durability: Durability,
-    /// How many standbys acknowledge a commit.
-    pub quorum: u32,
-    /// Applications reach the nodes through pgring only.
-    pub only_path: bool,
-    /// Who acts on the nodes; none: the monitor's user.
-    pub user: Option<String>,
-    /// Its password.
-    pub password: Option<Password>,
-    /// How long a primary may repair itself before it is replaced.
-    pub crash_grace: Duration,
-    /// Between two automatic changes.
-    pub cooldown: Duration,
-    /// How long what has begun may take to end before a planned change is given up.
-    pub drain: Duration,
-    /// How long a promotion may take.
-    pub promote_timeout: Duration,
-    /// How long a command may take.
-    pub command_timeout: Duration,
-    /// Without synchronous replication: a standby further behind is not promoted by itself.
-    pub lag_bytes_max: usize,
-    /// Standbys receive through physical slots, made on every node.
-    pub slots: bool,
-    /// Ends a node for certain: the program and its arguments.
-    pub fence_command: Vec<String>,
-    /// Stops a node in order.
-    pub stop_command: Vec<String>,
-    /// Makes a standby of a node that was a primary.
-    pub rejoin_command: Vec<String>,
-}
-
-/// Who begins a change of the primary.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum FailoverMode {
-    /// An operator.
-    Manual,
-    /// pgring, when the primary is down.
-    Auto,
-}
-
-/// What an acknowledged commit survives.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Durability {
-    /// Not the loss of the primary, for what its standbys had not received.
-    Async,
-    /// The loss of the primary: `synchronous_standby_names` is set by pgring.
-    Sync,
 }
 
 /// What clients may connect to.
