@@ -272,8 +272,8 @@ impl Lane {
     fn retry_gated(&mut self, now: Instant, actions: &mut Out) {
         for id in core::mem::take(&mut self.gated) {
             let waits =
-                |it: &&Client| matches!(it.phase, ClientPhase::Welcoming) && it.server.is_none();
-            if self.clients.get(id).filter(waits).is_some() {
+                |it: &Client| matches!(it.phase, ClientPhase::Welcoming) && it.server.is_none();
+            if self.clients.get(id).is_some_and(waits) {
                 self.welcome(now, id, actions);
             }
         }

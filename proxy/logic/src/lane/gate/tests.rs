@@ -247,17 +247,17 @@ fn who_has_waited_for_longest_is_served_first_when_the_gate_opens() {
     }
     trial.hears(open(3, "pg2"));
     let server = trial.open(0, "off");
-    let served = |trial: &Trial| {
-        let served = trial.lane.clients.iter().find(|(_, client)| client.server.is_some());
-        served.map(|(id, _)| id)
+    let who = |trial: &Trial| {
+        let first = trial.lane.clients.iter().find(|(_, client)| client.server.is_some());
+        first.map(|(id, _)| id)
     };
     trial.server = server;
     for (client, answers) in clients.into_iter().zip([2, 1, 1]) {
-        assert_eq!(served(&trial), Some(client));
+        assert_eq!(who(&trial), Some(client));
         trial.receives(client, &query("SELECT 1"));
         trial.server_says(&ANSWERED.repeat(answers));
     }
-    assert_eq!(served(&trial), None);
+    assert_eq!(who(&trial), None);
 }
 
 fn parcel(pool: PoolKey, node: &str, gate: Option<u64>) -> Parcel {
