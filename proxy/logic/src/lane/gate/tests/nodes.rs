@@ -213,3 +213,24 @@ fn a_node_in_quarantine_is_not_written_to_whatever_the_gate_says() {
     trial.happens(Event::Mail(Mail::Permit { pool, count: 1 }));
     assert!(!trial.connects());
 }
+
+#[test]
+fn a_gate_that_opens_is_gone_through_at_once_whatever_failed_before() {
+    for gates in [&[open(2, "pg2")][..], &[shut(2), open(3, "pg1")]] {
+        let mut trial = Trial::guarded("");
+        trial.settles();
+        trial.happens(Event::Ended { conn: trial.server });
+        trial.is_closed(trial.server);
+        assert_eq!(trial.client_says(&query("SELECT 1")), 0);
+        let opening = trial.dial(0);
+        let reason = "connection refused".to_owned();
+        trial.happens(Event::Failed { conn: opening, reason });
+        trial.is_closed(opening);
+        assert!(!trial.connects() && trial.lane.pools[0].retry_at.is_some());
+        for gate in gates {
+            assert!(!trial.connects());
+            trial.hears(gate.clone());
+        }
+        assert!(trial.connects(), "{gates:?}");
+    }
+}
