@@ -13,8 +13,8 @@
 //!
 //! What makes it safe:
 //!
-//! - Nobody is written to while the primary changes: lanes have let go of all connections to the old
-//!   one before its standbys are asked how far they are.
+//! - Nobody is written to while the primary changes: lanes have let go of all connections to the
+//!   old one before its standbys are asked how far they are.
 //! - The old one can acknowledge no commit any more: so many of its synchronous standbys have
 //!   stopped to receive that the rest is no quorum, or a command has ended it, or there is no way
 //!   to it but through pgring.

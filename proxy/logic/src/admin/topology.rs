@@ -133,3 +133,37 @@ fn chapter_row(cluster: &str, chapter: &Chapter) -> Vec<Cell> {
         word(steps.join(", ")),
     ]
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use crate::admin::world::tests::sample;
+    use crate::config::Failover as Settings;
+    use crate::failover::{At, Event, Failover};
+    use crate::record::{Chapter, Record};
+    use crate::time::Instant;
+    use std::sync::{Arc, LazyLock};
+
+    /// A machine of the sample's cluster, which had another primary once.
+    pub(crate) static ONE: LazyLock<Failover> = LazyLock::new(|| {
+        let at = At { now: Instant::START, unix: 7_000_000 };
+        let settings = Arc::new(Settings::default());
+        let before = Default::default();
+        let mut failover = Failover::new(at, &sample().clusters[0], &settings, before);
+        let mut record = Record { epoch: 3, primary: "pg1".to_owned(), ..Record::new("main") };
+        let steps = vec![("fence".to_owned(), 1_042), ("promote".to_owned(), 90_000)];
+        record.remember(Chapter { epoch: 3, started: 5_000_001, steps, ..Chapter::default() });
+        failover.handle(at, Event::Loaded(1, Some(Box::new(record))), &mut Vec::new());
+        failover
+    });
+
+    /// All there are.
+    pub(crate) static ALL: LazyLock<[&Failover; 1]> = LazyLock::new(|| [&*ONE]);
+
+    #[test]
+    fn a_step_is_told_with_its_time() {
+        let rows = super::chapter_row("main", &ONE.record().history[0]);
+        assert_eq!(rows[2].as_deref(), Some("5.000001"));
+        assert_eq!(rows[10].as_deref(), Some("90000"));
+        assert_eq!(rows[11].as_deref(), Some("fence 1.042 ms, promote 90.000 ms"));
+    }
+}

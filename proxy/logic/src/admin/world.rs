@@ -273,7 +273,7 @@ pub(crate) mod tests {
             window,
             topology: Topology::UNKNOWN,
             events: &ONE,
-            failovers: &[],
+            failovers: &*crate::admin::topology::tests::ALL,
             now: Instant::from_nanos(10_000_000_000),
             unix: Duration::from_secs(1_800_000_010),
             version: "pgring 0.1.0",

@@ -128,3 +128,72 @@ fn command(key: &'static str, slot: &mut Vec<String>, table: &mut Table<'_>, err
         table.blame(line, key, "the program is no absolute path", errors);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Config, Durability, Failover, FailoverMode, parse};
+    use crate::time::Duration;
+    use std::sync::Arc;
+
+    const HA: &str = include_str!("../../../../config/ha.toml");
+
+    fn config(text: &str) -> Result<Config, Vec<String>> {
+        let users = |_: &std::path::Path| Ok("\"pgring\" \"secret\"".to_owned());
+        let told = |list: Vec<crate::config::ConfigError>| {
+            list.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        parse(text, &mut { users }).map_err(told)
+    }
+
+    #[test]
+    fn the_shipped_example_has_every_key_and_says_what_holds_without_it() {
+        let text = ["user", "password"].iter().fold(HA.to_owned(), |text, key| {
+            let off = format!("\n# {key} = ");
+            assert!(text.contains(&off), "{key}");
+            text.replace(&off, &format!("\n{key} = "))
+        });
+        let full = config(&text).expect("it is well");
+        let keys: Vec<_> = text
+            .lines()
+            .skip_while(|line| *line != "[clusters.failover]")
+            .take_while(|line| *line != "[[clusters.nodes]]")
+            .filter_map(|line| line.split_once(" = "))
+            .collect();
+        assert_eq!(keys.len(), 17, "a key came or went");
+        let failover = full.clusters[0].failover.clone().expect("it is on");
+        let defaults = Failover {
+            state_file: "/var/lib/pgring/main.record".into(),
+            durability: Durability::Sync,
+            user: failover.user.clone(),
+            password: failover.password.clone(),
+            fence_command: failover.fence_command.clone(),
+            stop_command: failover.stop_command.clone(),
+            rejoin_command: failover.rejoin_command.clone(),
+            ..Failover::default()
+        };
+        assert!(failover.password.is_some() && failover.rejoin_command.len() == 2);
+        assert_eq!(failover, Arc::new(defaults));
+        assert_eq!(full.monitor.heartbeat, Duration::from_millis(200));
+        assert_eq!(config(HA).expect("as shipped").clusters[0].nodes.len(), 3);
+    }
+
+    #[test]
+    fn what_would_not_be_safe_is_refused() {
+        for (old, new, message) in [
+            ("quorum = 1", "quorum = 3", "quorum: 3 of 2 standbys"),
+            ("\nstate_file", "\n#state_file", "state_file: missing"),
+            ("\"/var/lib/pgring/", "\"pgring/", "state_file: is no absolute path"),
+            ("[\"/usr/share/pgring/hooks/fence\"", "[\"fence\"", "the program is no absolute path"),
+            ("[monitor]\nuser = \"pgring\"", "[monitor]", "monitor.user: missing"),
+        ] {
+            assert!(HA.contains(old), "{old}");
+            let errors = config(&HA.replace(old, new)).expect_err(new);
+            assert!(errors.iter().any(|error| error.contains(message)), "{errors:?}");
+        }
+        let off = config(&HA.replace("mode = \"auto\"", "mode = \"off\"")).expect("it is well");
+        assert_eq!(off.clusters[0].failover, None);
+        let manual = HA.replace("mode = \"auto\"", "mode = \"manual\"");
+        let manual = config(&manual).expect("it is well").clusters[0].failover.clone();
+        assert_eq!(manual.map(|it| it.mode), Some(FailoverMode::Manual));
+    }
+}

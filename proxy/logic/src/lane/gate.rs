@@ -75,20 +75,17 @@ impl Lane {
             return Stance::default();
         }
         let gate = self.topology.gate(&cluster.name);
-        match (&key.node, &gate.writes) {
-            (Some(node), _) => Stance { shut: gate.quarantine.contains(node), only: None },
-            (None, Writes::Open(node)) if cluster.nodes.iter().any(|it| *it.name == **node) => {
-                Stance { shut: false, only: Some(Arc::clone(node)) }
-            }
-            (None, Writes::Open(_) | Writes::Drain | Writes::Shut) => {
-                Stance { shut: true, only: None }
-            }
+        if let Some(node) = &key.node {
+            return Stance { shut: gate.quarantine.contains(node), only: None };
         }
+        let known = |name: &&Arc<str>| cluster.nodes.iter().any(|node| *node.name == ***name);
+        let only = gate.primary().filter(known).cloned();
+        Stance { shut: only.is_none(), only }
     }
 
     /// Whether a node is the one that may be written to, so that nobody is to read it as a replica.
     pub(super) fn opens_to(&self, cluster: &Cluster, node: &str) -> bool {
-        cluster.failover.is_some() && self.topology.gate(&cluster.name).primary() == Some(node)
+        cluster.failover.is_some() && self.topology.gate(&cluster.name).opens_to(node)
     }
 
     /// What a connection of a pool that is opened now is let through with.
@@ -108,10 +105,7 @@ impl Lane {
         if !pass.writes {
             return !gate.quarantine.contains(node);
         }
-        match &gate.writes {
-            Writes::Open(open) => **open == *node && pass.epoch == Some(gate.epoch),
-            Writes::Drain | Writes::Shut => false,
-        }
+        gate.opens_to(node) && pass.epoch == Some(gate.epoch)
     }
 
     /// The gates have been heard of anew.
@@ -130,6 +124,14 @@ impl Lane {
     /// The configuration has changed, and with it perhaps whose gates count.
     pub(super) fn look_at_gates(&mut self, now: Instant, actions: &mut Out) {
         let (config, topology) = (Arc::clone(&self.config), Arc::clone(&self.topology));
+        for id in self.servers.ids() {
+            let Some(Far::Server(far)) = self.servers.get_mut(id) else { continue };
+            if !config.clusters.iter().any(|it| *it.name == *far.pass.cluster) {
+                // It has another name now, or none: what its pool is in answers for it.
+                let cluster = Arc::from(&*self.pools[far.pool].database.cluster.name);
+                far.pass = Pass { cluster, epoch: None, ..far.pass };
+            }
+        }
         for cluster in config.clusters.iter().filter(|it| it.failover.is_some()) {
             self.pass_gate(now, &cluster.name, topology.gate(&cluster.name), actions);
         }
@@ -254,7 +256,8 @@ impl Lane {
         }
     }
 
-    /// A server has logged in that its gate does not let through any more. Tells whether it has.
+    /// A server has logged in, or come from another lane. Its gate may not let it through any
+    /// more: tells whether it has ended.
     pub(super) fn is_late(&mut self, now: Instant, id: ConnId, actions: &mut Out) -> bool {
         let Some(far) = self.server_ref(id) else { return true };
         if self.is_let_through(&far.pass, &far.node) {
@@ -269,8 +272,8 @@ impl Lane {
     fn retry_gated(&mut self, now: Instant, actions: &mut Out) {
         for id in core::mem::take(&mut self.gated) {
             let waits =
-                |it: &&Client| matches!(it.phase, ClientPhase::Welcoming) && it.server.is_none();
-            if self.clients.get(id).as_ref().is_some_and(waits) {
+                |it: &Client| matches!(it.phase, ClientPhase::Welcoming) && it.server.is_none();
+            if self.clients.get(id).is_some_and(waits) {
                 self.welcome(now, id, actions);
             }
         }
@@ -345,9 +348,11 @@ fn goes_on(old: &Gate, new: &Gate) -> bool {
 
 /// What becomes of a server; `epoch`: of those that may go on.
 fn fate(far: &Server, gate: &Gate, epoch: Option<u64>) -> Fate {
+    if gate.quarantine.contains(&far.node) {
+        return Fate::Ends;
+    }
     if !far.pass.writes {
-        let out = gate.quarantine.contains(&far.node);
-        return if out { Fate::Ends } else { Fate::Stays };
+        return Fate::Stays;
     }
     let goes_on = epoch.is_some() && far.pass.epoch == epoch;
     let idle = matches!(far.phase, Phase::Idle);

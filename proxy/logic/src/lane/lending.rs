@@ -151,8 +151,7 @@ impl Lane {
         let base = core::mem::take(&mut parcel.base);
         let key = parcel.pool.clone();
         let server = self.unpack(now, number, pool.unwrap_or(0), parcel);
-        let unwanted = server.epoch < pool.map_or(0, |pool| self.pools[pool].epoch)
-            || !self.is_let_through(&server.pass, &server.node);
+        let unwanted = server.epoch < pool.map_or(0, |pool| self.pools[pool].epoch);
         let id = self.servers.insert(|_| Far::Server(server));
         let Some(pool) = pool else {
             // Its database has been removed on its way: no pool, so nothing to count but the
@@ -171,6 +170,9 @@ impl Lane {
         }
         self.pools[pool].held += 1;
         self.pools[pool].idle.push(id);
+        if self.is_late(now, id, actions) {
+            return id;
+        }
         let rank = &self.pools[pool];
         if unwanted || rank.removed || rank.is_held() || rank.promoted {
             self.close_server(now, id, actions);

@@ -170,6 +170,7 @@ impl Lane {
                 nodes.map(|node| (node.name.clone(), node.resolved.clone())).collect::<Vec<_>>()
             };
             let moved = old.database.dbname != database.dbname
+                || old.database.cluster.name != database.cluster.name
                 || places(&old.database) != places(&database);
             let stale = moved || login != old.login;
             let gate = self.stance(&key, &database.cluster);

@@ -160,7 +160,7 @@ impl Lane {
 /// The primary, if there is exactly one; where there is a gate, the one it is open to.
 pub(super) fn primary<'s>(standings: &'s Standings, gate: Option<&Gate>) -> Option<&'s Standing> {
     if let Some(gate) = gate {
-        let standing = standings.get(gate.primary()?)?;
+        let standing = standings.get(&**gate.primary()?)?;
         return Some(standing).filter(|it| it.role == Role::Primary && it.error.is_none());
     }
     let mut primaries = standings.values().filter(|it| it.role == Role::Primary);

@@ -69,9 +69,11 @@ impl Trial {
             )
         };
         let nodes: String = (1..=nodes).map(node).collect();
+        let watched = cluster.is_empty() || settings.contains("monitor.user");
+        let monitor = if watched { "" } else { "monitor.user = \"app\"\n" };
         let text = format!(
-            "workers = 1\n{settings}\nauth.method = \"trust\"\n[[clusters]]\nname = \"main\"\n\
-             {nodes}{cluster}[[databases]]\nname = \"*\"\ncluster = \"main\"\n"
+            "workers = 1\n{monitor}{settings}\nauth.method = \"trust\"\n\
+             [[clusters]]\nname = \"main\"\n{nodes}{cluster}[[databases]]\nname = \"*\"\ncluster = \"main\"\n"
         );
         let mut config = parse(&text, &mut |_| Ok(String::new())).expect("a good config");
         config.workers = 1;

@@ -21,13 +21,18 @@ impl Gate {
 
     /// Whether a node is no replica to anybody: it is in quarantine, or is the primary.
     pub fn hides(&self, node: &str) -> bool {
-        self.quarantine.contains(node) || self.primary() == Some(node)
+        self.quarantine.contains(node) || self.opens_to(node)
+    }
+
+    /// Whether this node may be written to.
+    pub fn opens_to(&self, node: &str) -> bool {
+        self.primary().is_some_and(|open| **open == *node)
     }
 
     /// The node that may be written to.
-    pub fn primary(&self) -> Option<&str> {
+    pub fn primary(&self) -> Option<&Arc<str>> {
         match &self.writes {
-            Writes::Open(node) => Some(node),
+            Writes::Open(node) => Some(node).filter(|node| !self.quarantine.contains(*node)),
             Writes::Drain | Writes::Shut => None,
         }
     }

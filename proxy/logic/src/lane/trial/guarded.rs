@@ -124,14 +124,25 @@ impl Trial {
         returned.sum()
     }
 
-    /// The configuration is read again, with these settings.
-    pub(in crate::lane) fn reloads(&mut self, address: &str, settings: &str, managed: bool) {
+    /// The configuration is read again: the second node is at this address, and pgring decides
+    /// on the primary or does not.
+    pub(in crate::lane) fn reloads(&mut self, address: &str, managed: bool) {
+        self.reloads_as("main", address, managed);
+    }
+
+    /// The same, and the cluster has another name in it.
+    pub(in crate::lane) fn renames(&mut self, name: &str) {
+        self.reloads_as(name, "127.0.0.2:5432", true);
+    }
+
+    fn reloads_as(&mut self, name: &str, address: &str, managed: bool) {
         let cluster = if managed { FAILOVER } else { "" };
         let text = format!(
-            "workers = 1\n{settings}\nauth.method = \"trust\"\n[[clusters]]\nname = \"main\"\n\
+            "workers = 1\nmonitor.user = \"app\"\nauth.method = \"trust\"\n\
+             [[clusters]]\nname = \"{name}\"\n\
              [[clusters.nodes]]\nname = \"pg1\"\naddress = \"127.0.0.1:5432\"\n\
              [[clusters.nodes]]\nname = \"pg2\"\naddress = \"{address}\"\n\
-             {cluster}[[databases]]\nname = \"*\"\ncluster = \"main\"\n"
+             {cluster}[[databases]]\nname = \"*\"\ncluster = \"{name}\"\n"
         );
         let mut config = parse(&text, &mut |_| Ok(String::new())).expect("a good config");
         config.workers = 1;
