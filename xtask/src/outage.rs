@@ -238,7 +238,8 @@ fn one(scene: &Scene<'_>, case: Case, number: u64, dice: &mut Dice) -> Outcome<R
     let calls = scene.agent.calls();
     let clients = Clients::start(scene, number)?;
     rest(LEAD + dice.between(Duration::ZERO, PHASE_MAX))?;
-    let stage = Stage { scene, clients: &clients, primary, before };
+    let changes = scene.has_failover() && case.changes_primary();
+    let stage = Stage { scene, clients: &clients, primary, before, changes };
     let played = stage.play(case, dice)?;
     let log = clients.stop()?;
     let after = play::topology_after(scene)?;

@@ -49,6 +49,8 @@ pub(super) struct Stage<'run> {
     pub(super) primary: &'run Spot,
     /// What pgring said before, if it has anything to say.
     pub(super) before: Option<Topology>,
+    /// Whether it is over only when another node is the primary.
+    pub(super) changes: bool,
 }
 
 /// What was seen.
@@ -310,16 +312,24 @@ impl Stage<'_> {
             && before.is_none_or(|old| now.epoch > old.epoch && now.primary != old.primary)
     }
 
-    /// Waits until writes flow again.
+    /// Waits until writes flow again, at another node if it has to be one.
     fn expect_return(&self, played: &mut Played) -> Outcome<()> {
-        let mut since = None;
+        let (mut since, mut changed) = (None, !self.changes);
         let flow = process::wait_until(RETURN_MAX, || {
             let flows = self.clients.quiet() < FLOW;
             since = flows.then(|| since.unwrap_or_else(Instant::now));
-            Ok(since.is_some_and(|since: Instant| since.elapsed() >= FLOW_MIN))
+            let flows = since.is_some_and(|since: Instant| since.elapsed() >= FLOW_MIN);
+            if flows && !changed {
+                // The console has nothing to say, or is not there yet: it is asked again.
+                changed = self.scene.topology().ok().flatten().is_some_and(|it| self.is_later(&it));
+                rest(FLOW / 2)?;
+            }
+            Ok(flows && changed)
         })?;
         let limit = RETURN_MAX.as_secs();
-        played.expect(flow, &format!("no writes {limit} s after the fault"));
+        let quiet = self.clients.quiet().as_millis();
+        let words = format!("not over {limit} s after the fault; last ack {quiet} ms ago");
+        played.expect(flow, &words);
         Ok(())
     }
 

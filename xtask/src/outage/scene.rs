@@ -361,6 +361,11 @@ fn hooks(place: &Workplace) -> Outcome<PathBuf> {
         fs::copy(entry.path(), &copy).map_err(|error| format!("{}: {error}", copy.display()))?;
         place.account.own(&copy)?;
     }
+    for name in ["stop", "fence", "rejoin"] {
+        if !directory.join(name).exists() {
+            println!("missing   {}: pgring's calls of it will fail", from.join(name).display());
+        }
+    }
     Ok(directory)
 }
 

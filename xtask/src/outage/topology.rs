@@ -169,7 +169,7 @@ mod tests {
         let wanted = [("fenced", 12.0), ("chosen", 80.5), ("open", 1200.0), ("x", 7.0)];
         let wanted: Vec<_> = wanted.map(|(name, time)| (name.to_owned(), time)).into();
         assert_eq!(steps("fenced 12ms, chosen=80.5 ms; open: 1.2 s, x 7, none"), wanted);
-        assert_eq!(bound_seconds("16 kB and 350 ms of commits"), Some(0.35));
+        assert_eq!(bound_seconds("16 kB and 500 ms of commits"), Some(0.5));
         assert_eq!(bound_seconds("at most 1.5s"), Some(1.5));
         assert_eq!(bound_seconds("nothing"), None);
     }
