@@ -207,7 +207,7 @@ fn measure(
             drop(scene.take_if(|scene| scene.durability != durability));
             if scene.is_none() {
                 let made = Scene::set(place, program, durability, !options.no_fence)?;
-                settle::settle(&made)?;
+                settle::settle(&made, Duration::ZERO)?;
                 scene = Some(made);
             }
             let run = scene.as_ref().map(|scene| one(scene, *case, number, &mut dice));
@@ -259,7 +259,7 @@ fn one(scene: &Scene<'_>, case: Case, number: u64, dice: &mut Dice) -> Outcome<R
         ..Run::default()
     };
     condemn(scene, case, &played, &mut run);
-    run.rejoin_ms = settle::settle(scene)?;
+    run.rejoin_ms = settle::settle(scene, case.rejoins_within())?;
     run.hooks = scene.agent.calls() - calls;
     Ok(run)
 }

@@ -2,6 +2,7 @@
 
 use super::Durability;
 use clap::ValueEnum;
+use std::time::Duration;
 
 /// What happens to the primary, or is asked of pgring.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, ValueEnum)]
@@ -55,6 +56,12 @@ impl Case {
     /// Whether it says anything where pgring changes no primary.
     pub(super) fn runs_without_failover(self) -> bool {
         matches!(self, Self::Kill | Self::Silent | Self::Sigstop | Self::Backend | Self::Cut)
+    }
+
+    /// How long pgring has to bring the old primary back by itself before it is asked to: after a
+    /// planned change it does.
+    pub(super) fn rejoins_within(self) -> Duration {
+        Duration::from_secs(if self == Self::Switchover { 10 } else { 0 })
     }
 
     /// Whether sessions that do nothing may not notice. Those of a pgring that is killed do.

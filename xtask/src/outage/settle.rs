@@ -18,9 +18,9 @@ const REJOIN_MAX: Duration = Duration::from_secs(60);
 /// A node that nobody starts is started after this: that is not what is measured.
 const HELP: Duration = Duration::from_secs(20);
 
-/// Brings all nodes back and waits until all are well. Gives the milliseconds that each REJOIN
-/// took to be answered.
-pub(super) fn settle(scene: &Scene<'_>) -> Outcome<Vec<(String, u128)>> {
+/// Brings all nodes back and waits until all are well; before `first` pgring does by itself what
+/// it does. Gives the milliseconds that each REJOIN took to be answered.
+pub(super) fn settle(scene: &Scene<'_>, first: Duration) -> Outcome<Vec<(String, u128)>> {
     mend(scene);
     let (start, mut asked, mut helped) = (Instant::now(), None::<Instant>, false);
     let (mut rejoined, mut refused) = (Vec::new(), String::new());
@@ -40,7 +40,7 @@ pub(super) fn settle(scene: &Scene<'_>) -> Outcome<Vec<(String, u128)>> {
                 "not all is well after {limit} s: {complaint}{refused}; pgring's log ends:\n{log}"
             ));
         }
-        if asked.is_none_or(|asked| asked.elapsed() > AGAIN) {
+        if start.elapsed() >= first && asked.is_none_or(|asked| asked.elapsed() > AGAIN) {
             asked = Some(Instant::now());
             match rejoin(scene) {
                 Ok(done) => rejoined.extend(done),
@@ -110,7 +110,8 @@ fn complaint(scene: &Scene<'_>) -> Outcome<Option<String>> {
     let primary = scene.primary()?;
     let name = &primary.node.name;
     let sql = "SELECT count(*), current_setting('synchronous_standby_names') \
-               FROM pg_stat_replication WHERE state = 'streaming' AND application_name ~ '^n[0-9]$'";
+               FROM pg_stat_replication \
+               WHERE state = 'streaming' AND application_name ~ '^n[0-9]$'";
     let said = primary.ask(&scene.site, sql)?;
     let (count, names) = said.split_once('|').unwrap_or((&said, ""));
     if count != (NODES - 1).to_string() {
