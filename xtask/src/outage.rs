@@ -322,7 +322,7 @@ fn condemn(scene: &Scene<'_>, case: Case, played: &Played, run: &mut Run) {
 
 /// The figures of all cases, the file, and the judgement.
 fn report(options: &Options, scores: &[Score]) -> Outcome<()> {
-    for score in scores {
+    for score in scores.iter().filter(|score| !score.runs.is_empty()) {
         println!("\n{}", score.page().trim_end());
         let notes = score.runs.last().map(|run| run.notes.as_slice()).unwrap_or_default();
         for note in notes {

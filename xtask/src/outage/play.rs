@@ -5,9 +5,10 @@ use super::scene::{PATIENCE, PGRING, Scene, Spot};
 use super::topology::Topology;
 use super::watch::{self, Watch};
 use super::writer::Clients;
+use crate::place;
 use crate::process::{self, Outcome};
 use crate::rig::dice::Dice;
-use crate::rig::family::{alive, children, send};
+use crate::rig::family::{children, runs, send};
 use crate::rig::load::Reads;
 use crate::rig::rest;
 use crate::rig::scene::{USER, client};
@@ -301,7 +302,9 @@ impl Stage<'_> {
 
     /// Starts the old primary, when nothing of it uses its memory any more.
     fn start_again(&self, family: &[i32]) -> Outcome<()> {
-        process::wait_until(ORPHANS_MAX, || Ok(!family.iter().any(|pid| alive(*pid))))?;
+        process::wait_until(ORPHANS_MAX, || Ok(!family.iter().any(|pid| runs(*pid))))?;
+        // Whoever is to bury the postmaster may take a second, and its file names it until then.
+        place::remove_file(&self.primary.node.data.join("postmaster.pid"))?;
         self.primary.start()
     }
 

@@ -32,6 +32,11 @@ pub(crate) fn alive(pid: i32) -> bool {
     Path::new("/proc").join(pid.to_string()).exists()
 }
 
+/// Whether the process still does something: a zombie does not.
+pub(crate) fn runs(pid: i32) -> bool {
+    parent(&fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default()).is_some()
+}
+
 /// The processes whose parent this is.
 pub(crate) fn children(of: i32) -> Vec<i32> {
     let numbers: BTreeSet<i32> = fs::read_dir("/proc")
