@@ -165,13 +165,14 @@ mod tests {
     fn judged(writes: &[(u64, u64, End)], table: &[(u64, u64)]) -> Findings {
         let start = Instant::now();
         let write = |(key, at, end): &(u64, u64, End)| {
+            let sent = start + Duration::from_millis(at - 1);
             let at = start + Duration::from_millis(*at);
-            Write { key: *key, sent: at - Duration::from_millis(1), at, end: end.clone() }
+            Write { key: *key, sent, at, end: end.clone() }
         };
         let writes = writes.iter().map(write).collect();
         let log = Log { writes, ..Log::default() };
         let table: BTreeMap<u64, u64> = table.iter().copied().collect();
-        judge(&log, start + Duration::from_millis(1000), &table)
+        judge(&log, start + Duration::from_secs(1), &table)
     }
 
     fn refused(code: &str) -> End {
