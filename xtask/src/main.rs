@@ -1,5 +1,5 @@
-//! The tasks of the workspace: `cargo xtask test`, `tidy`, `demo`, `bench`, `rig`, `regress`,
-//! `fuzz` and `build-probe`.
+//! The tasks of the workspace: `cargo xtask test`, `tidy`, `demo`, `bench`, `rig`, `outage`,
+//! `regress`, `fuzz` and `build-probe`.
 //!
 //! A task needs nothing but cargo to start; what else it needs it installs first, or says which
 //! command would. Tasks see files and programs, no crate of ours.
@@ -9,6 +9,7 @@ mod bench;
 mod demo;
 mod fuzz;
 mod install;
+mod outage;
 mod place;
 mod pooler;
 mod postgres;
@@ -46,6 +47,11 @@ enum Task {
     Bench(bench::Options),
     /// Faults injected into nodes and links, and how long pgring takes to notice
     Rig(rig::Options),
+    /// The primary lost under writes: how long nobody can write, and whether anything is lost
+    Outage(outage::Options),
+    /// What the outage rig's pgring calls in place of a hook
+    #[command(hide = true)]
+    OutageHook(outage::HookCall),
     /// `PostgreSQL`'s own tests, direct and through pgring, compared
     Regress(regress::Options),
     /// Build the programs for the kernel, or prove that the committed ones are what they should be
@@ -66,13 +72,11 @@ fn main() -> ExitCode {
         Task::Tidy => tidy::run(),
         Task::Demo(options) => demo::run(&options),
         Task::Bench(options) => bench::run(&options),
-        Task::Rig(_) if !rig::allowed() => {
-            eprintln!(
-                "the rig makes network namespaces, which takes root: sudo -E cargo xtask rig"
-            );
-            return ExitCode::from(2);
-        }
+        Task::Rig(_) if !rig::allowed() => return needs_root("rig"),
         Task::Rig(options) => rig::run(&options),
+        Task::Outage(_) if !rig::allowed() => return needs_root("outage"),
+        Task::Outage(options) => outage::run(&options),
+        Task::OutageHook(call) => return outage::hook(&call),
         Task::Regress(options) => regress::run(&options),
         Task::BuildProbe(options) => probe::build(&options),
         Task::Probe { arguments } => probe::watch(&arguments),
@@ -85,4 +89,9 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn needs_root(task: &str) -> ExitCode {
+    eprintln!("{task} makes network namespaces, which takes root: sudo -E cargo xtask {task}");
+    ExitCode::from(2)
 }

@@ -43,6 +43,8 @@ pub(crate) struct Site {
     pub(crate) account: Account,
     /// The address under which a node made here is known.
     pub(crate) host: Ipv4Addr,
+    /// Its port, where each node has an address to itself; none: any that is free.
+    pub(crate) port: Option<u16>,
 }
 
 impl Site {
@@ -50,7 +52,7 @@ impl Site {
     pub(crate) fn new(place: &Workplace) -> Outcome<Self> {
         let bin = programs().ok_or("PostgreSQL is not installed (apt-get install postgresql)")?;
         let (directory, account) = (place.path.clone(), place.account.clone());
-        Ok(Self { bin, directory, account, host: Ipv4Addr::LOCALHOST })
+        Ok(Self { bin, directory, account, host: Ipv4Addr::LOCALHOST, port: None })
     }
 
     /// The same site for a node that is known under another address.
@@ -171,15 +173,16 @@ impl Node {
 
     fn at(site: &Site, name: &str) -> Outcome<Self> {
         let data = site.directory.join(name);
-        let node =
-            Self { site: site.clone(), name: name.to_owned(), port: place::free_port()?, data };
+        let port = site.port.map_or_else(place::free_port, Ok)?;
+        let node = Self { site: site.clone(), name: name.to_owned(), port, data };
         // What an earlier run left when it was killed.
         node.stop()?;
         place::remove(&node.data)?;
         Ok(node)
     }
 
-    fn append(&self, file: &str, text: &str) -> Outcome<()> {
+    /// Adds to a file of the data directory.
+    pub(crate) fn append(&self, file: &str, text: &str) -> Outcome<()> {
         let path = self.data.join(file);
         fs::OpenOptions::new()
             .append(true)
@@ -195,7 +198,7 @@ impl Node {
         // Who asks for another address has a network to itself, and may come from any side of it.
         let listen = if self.site.host.is_loopback() { "127.0.0.1" } else { "*" };
         let options = format!("-p {} -c listen_addresses='{listen}'", self.port)
-            + " -c unix_socket_directories=''";
+            + &format!(" -c unix_socket_directories='' -c cluster_name={}", self.name);
         place::remove_file(&log)?;
         let mut start = self.site.command("pg_ctl");
         start.args(["start", "-w", "-s", "-t", "60", "-o", &options, "-l"]).arg(&log);

@@ -5,21 +5,21 @@
 //! Everything belongs to a value that ends or undoes it, so the machine is as it was after the
 //! last line, after an error, and after Ctrl-C.
 
-mod console;
-mod dice;
-mod event;
-mod family;
+pub(crate) mod console;
+pub(crate) mod dice;
+pub(crate) mod event;
+pub(crate) mod family;
 mod fault;
 mod inject;
-mod link;
-mod load;
-mod net;
+pub(crate) mod link;
+pub(crate) mod load;
+pub(crate) mod net;
 mod packet;
 mod queue;
 mod replica_loss;
-mod scene;
+pub(crate) mod scene;
 mod score;
-mod weather;
+pub(crate) mod weather;
 
 use crate::account::Account;
 use crate::demo;
@@ -203,7 +203,7 @@ fn one(scene: &Scene, (fault, number): (Fault, u8), short: bool, dice: &mut Dice
 }
 
 /// Lets exactly this time pass, unless somebody asks for the end.
-fn rest(time: Duration) -> Outcome<()> {
+pub(crate) fn rest(time: Duration) -> Outcome<()> {
     let end = Instant::now() + time;
     loop {
         process::check_interrupt()?;

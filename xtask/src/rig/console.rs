@@ -21,7 +21,7 @@ const POLL: Duration = Duration::from_millis(25);
 
 /// A console that is left with this value.
 #[derive(Debug)]
-pub(super) struct Console {
+pub(crate) struct Console {
     psql: Child,
     input: ChildStdin,
     heard: Receiver<(bool, String)>,
@@ -35,7 +35,7 @@ pub(super) struct Console {
 
 impl Console {
     /// Enters the console. The calling thread is in a namespace from which it is reached.
-    pub(super) fn enter(site: &Site, login: &Login<'_>) -> Outcome<Self> {
+    pub(crate) fn enter(site: &Site, login: &Login<'_>) -> Outcome<Self> {
         let mut psql = site.client("psql", login);
         psql.args(["-X", "-q", "-A", "-P", "footer=off", "-F", &SEPARATOR.to_string()]);
         psql.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
@@ -51,7 +51,7 @@ impl Console {
     }
 
     /// The answer, or none within `patience`: pgring may be stopped, or have no time.
-    pub(super) fn ask(&mut self, sql: &str, patience: Duration) -> Outcome<Option<Table>> {
+    pub(crate) fn ask(&mut self, sql: &str, patience: Duration) -> Outcome<Option<Table>> {
         self.asked += 1;
         let question = format!("{sql};\n\\echo '{END}' {} :ERROR\n", self.asked);
         self.input
@@ -84,7 +84,7 @@ impl Console {
     }
 
     /// The events since the last time.
-    pub(super) fn news(&mut self, patience: Duration) -> Outcome<Vec<Event>> {
+    pub(crate) fn news(&mut self, patience: Duration) -> Outcome<Vec<Event>> {
         let Some(table) = self.ask("SHOW EVENTS", patience)? else { return Ok(Vec::new()) };
         let mut events = table.rows().map(Event::parse).collect::<Outcome<Vec<_>>>()?;
         events.sort_by_key(|event| event.id);
@@ -102,7 +102,7 @@ impl Console {
 
     /// What keeps the nodes from being well, as far as the events read until now and the monitor
     /// say; nothing if all are.
-    pub(super) fn complaint(
+    pub(crate) fn complaint(
         &mut self,
         nodes: usize,
         patience: Duration,

@@ -4,22 +4,22 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A xorshift generator. Nothing here needs more than numbers that do not line up with a timer.
 #[derive(Debug)]
-pub(super) struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
     /// Dice that fall otherwise than those of any other place and time.
-    pub(super) fn new(place: u64) -> Self {
+    pub(crate) fn new(place: u64) -> Self {
         let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self::seeded(time.as_secs() ^ u64::from(time.subsec_nanos()) << 20 ^ place << 56)
     }
 
     /// Dice that always fall alike.
-    pub(super) fn seeded(seed: u64) -> Self {
+    pub(crate) fn seeded(seed: u64) -> Self {
         Self(seed | 1)
     }
 
     /// A number below `end`, or 0 if there is none.
-    pub(super) fn below(&mut self, end: u64) -> u64 {
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
@@ -27,12 +27,12 @@ impl Dice {
     }
 
     /// Whether something happens that happens to so many of a thousand.
-    pub(super) fn happens(&mut self, per_mille: u64) -> bool {
+    pub(crate) fn happens(&mut self, per_mille: u64) -> bool {
         self.below(1000) < per_mille
     }
 
     /// A time between these two.
-    pub(super) fn between(&mut self, least: Duration, most: Duration) -> Duration {
+    pub(crate) fn between(&mut self, least: Duration, most: Duration) -> Duration {
         let span = u64::try_from(most.saturating_sub(least).as_nanos()).unwrap_or(u64::MAX - 1);
         least + Duration::from_nanos(self.below(span + 1))
     }

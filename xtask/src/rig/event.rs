@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// What pgring holds of a node.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// Nothing yet.
     Unknown,
     /// All is well.
@@ -47,7 +47,7 @@ const VERDICTS: [(Verdict, &str); 11] = [
 
 impl Verdict {
     /// The verdict of this name.
-    pub(super) fn parse(text: &str) -> Outcome<Self> {
+    pub(crate) fn parse(text: &str) -> Outcome<Self> {
         let found = VERDICTS.iter().find(|(_, name)| *name == text);
         found
             .map(|(verdict, _)| *verdict)
@@ -55,31 +55,31 @@ impl Verdict {
     }
 
     /// Its name.
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         VERDICTS.iter().find(|(verdict, _)| *verdict == self).map_or("?", |(_, name)| name)
     }
 
     /// Whether it says that something is wrong.
-    pub(super) fn is_unwell(self) -> bool {
+    pub(crate) fn is_unwell(self) -> bool {
         self != Self::Healthy && self != Self::Unknown
     }
 
     /// Whether it says that the node is gone, on which somebody would act.
-    pub(super) fn is_dead(self) -> bool {
+    pub(crate) fn is_dead(self) -> bool {
         self == Self::DeadProcess || self == Self::DeadPath
     }
 }
 
 /// The answer to a question on the console.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(super) struct Table {
+pub(crate) struct Table {
     columns: Vec<String>,
     rows: Vec<Vec<String>>,
 }
 
 impl Table {
     /// The table that psql printed: a line of names, then one for each row.
-    pub(super) fn parse(lines: &[String], separator: char) -> Self {
+    pub(crate) fn parse(lines: &[String], separator: char) -> Self {
         let fields = |line: &String| line.split(separator).map(str::to_owned).collect();
         let mut lines = lines.iter();
         let columns = lines.next().map(fields).unwrap_or_default();
@@ -87,23 +87,29 @@ impl Table {
     }
 
     /// Its rows.
-    pub(super) fn rows(&self) -> impl Iterator<Item = Row<'_>> {
+    pub(crate) fn rows(&self) -> impl Iterator<Item = Row<'_>> {
         self.rows.iter().map(|fields| Row { columns: &self.columns, fields })
     }
 }
 
 /// A row whose fields are found by name, so that a column more does not matter.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Row<'table> {
+pub(crate) struct Row<'table> {
     columns: &'table [String],
     fields: &'table [String],
 }
 
 impl<'table> Row<'table> {
     /// What stands in this column, if there is one.
-    pub(super) fn field(&self, name: &str) -> Option<&'table str> {
+    pub(crate) fn field(&self, name: &str) -> Option<&'table str> {
         let index = self.columns.iter().position(|column| column == name)?;
         self.fields.get(index).map(String::as_str)
+    }
+
+    /// All of it, each field after the name of its column.
+    pub(crate) fn line(&self) -> String {
+        let fields = self.columns.iter().zip(self.fields);
+        fields.map(|(name, field)| format!("{name}={field}")).collect::<Vec<_>>().join(" ")
     }
 
     fn wanted(&self, name: &str) -> Outcome<&'table str> {
@@ -113,22 +119,22 @@ impl<'table> Row<'table> {
 
 /// A verdict that has changed.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Event {
+pub(crate) struct Event {
     /// It rises with time.
-    pub(super) id: u64,
+    pub(crate) id: u64,
     /// When, since 1970.
-    pub(super) time: Duration,
+    pub(crate) time: Duration,
     /// Of which node.
-    pub(super) node: String,
+    pub(crate) node: String,
     /// What is held of it now.
-    pub(super) verdict: Verdict,
+    pub(crate) verdict: Verdict,
     /// Why.
-    pub(super) evidence: String,
+    pub(crate) evidence: String,
 }
 
 impl Event {
     /// The event of a row of SHOW EVENTS.
-    pub(super) fn parse(row: Row<'_>) -> Outcome<Self> {
+    pub(crate) fn parse(row: Row<'_>) -> Outcome<Self> {
         let (id, time) = (row.wanted("id")?, row.wanted("time")?);
         Ok(Self {
             id: id.parse().map_err(|_| format!("{id} is no number of an event"))?,

@@ -9,7 +9,7 @@ use std::path::Path;
 
 /// Lets the server of this data directory go on, should a killed run have stopped it: one that is
 /// stopped cannot be shut down.
-pub(super) fn wake(data: &Path) {
+pub(crate) fn wake(data: &Path) {
     let text = fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
     let Some(pid) = text.lines().next().and_then(|line| line.parse().ok()) else { return };
     // The number may be somebody else's by now; the command line says.
@@ -23,17 +23,22 @@ pub(super) fn wake(data: &Path) {
 }
 
 /// Sends a signal.
-pub(super) fn send(pid: i32, signal: Signal) -> Outcome<()> {
+pub(crate) fn send(pid: i32, signal: Signal) -> Outcome<()> {
     kill(Pid::from_raw(pid), signal).map_err(|error| format!("{signal} to {pid}: {error}"))
 }
 
 /// Whether the process is there. A zombie is: `PostgreSQL` takes it for a running server.
-pub(super) fn alive(pid: i32) -> bool {
+pub(crate) fn alive(pid: i32) -> bool {
     Path::new("/proc").join(pid.to_string()).exists()
 }
 
+/// Whether the process still does something: a zombie does not.
+pub(crate) fn runs(pid: i32) -> bool {
+    parent(&fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default()).is_some()
+}
+
 /// The processes whose parent this is.
-pub(super) fn children(of: i32) -> Vec<i32> {
+pub(crate) fn children(of: i32) -> Vec<i32> {
     let numbers: BTreeSet<i32> = fs::read_dir("/proc")
         .into_iter()
         .flatten()

@@ -26,7 +26,7 @@ const BATCH: usize = 64;
 
 /// A link that goes with this value.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(crate) struct Link {
     weather: Arc<Mutex<Weather>>,
     /// The thread ends when the other end of this is closed.
     ending: Option<UnixStream>,
@@ -36,7 +36,7 @@ pub(super) struct Link {
 impl Link {
     /// A link in fair weather: namespace and address of pgring's side and of the node's. The
     /// device has the same name on both sides.
-    pub(super) fn new(
+    pub(crate) fn new(
         name: &str,
         (near, near_address): (&Namespace, Ipv4Addr),
         (far, far_address): (&Namespace, Ipv4Addr),
@@ -59,7 +59,7 @@ impl Link {
     }
 
     /// From the next packet on it is this weather.
-    pub(super) fn set(&self, weather: Weather) {
+    pub(crate) fn set(&self, weather: Weather) {
         *self.weather.lock().unwrap_or_else(PoisonError::into_inner) = weather;
     }
 }

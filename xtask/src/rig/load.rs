@@ -29,16 +29,16 @@ pub(super) fn pgbench(site: &Site, login: &Login<'_>, seconds: u64) -> Command {
 
 /// Transactions that a pgbench did, and how many clients gave up on an error.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub(super) struct Reads {
+pub(crate) struct Reads {
     /// Those that succeeded.
-    pub(super) done: u64,
+    pub(crate) done: u64,
     /// Those that did not: each ends its client.
-    pub(super) failed: u64,
+    pub(crate) failed: u64,
 }
 
 impl Reads {
     /// What a pgbench has said.
-    pub(super) fn parse(said: &process::Said) -> Self {
+    pub(crate) fn parse(said: &process::Said) -> Self {
         let number = |line: &str| {
             let digits: String = line.trim().chars().take_while(char::is_ascii_digit).collect();
             digits.parse::<u64>().unwrap_or(0)

@@ -15,7 +15,7 @@ use std::thread;
 const PREFIX: &str = "rig";
 
 /// Removes the namespaces of rigs that were killed before they could do it.
-pub(super) fn sweep() -> Outcome<()> {
+pub(crate) fn sweep() -> Outcome<()> {
     for entry in fs::read_dir("/run/netns").into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         if owner(&name).is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
@@ -34,15 +34,15 @@ fn owner(name: &str) -> Option<&str> {
 
 /// A network namespace that goes with this value.
 #[derive(Debug)]
-pub(super) struct Namespace {
+pub(crate) struct Namespace {
     /// Its name below `/run/netns`.
-    pub(super) name: String,
+    pub(crate) name: String,
 }
 
 impl Namespace {
     /// A new one whose loopback interface is up. The name has the number of this process in it,
     /// so two rigs do not meet.
-    pub(super) fn new(role: &str) -> Outcome<Self> {
+    pub(crate) fn new(role: &str) -> Outcome<Self> {
         process::check_interrupt()?;
         let name = format!("{PREFIX}{}-{role}", std::process::id());
         ip(&["netns", "add", &name])?;
@@ -52,7 +52,7 @@ impl Namespace {
     }
 
     /// Does something in the namespace.
-    pub(super) fn within<T: Send>(&self, act: impl FnOnce() -> Outcome<T> + Send) -> Outcome<T> {
+    pub(crate) fn within<T: Send>(&self, act: impl FnOnce() -> Outcome<T> + Send) -> Outcome<T> {
         let path = format!("/run/netns/{}", self.name);
         let enter = || {
             let failed = |error: &dyn std::fmt::Display| format!("cannot enter {path}: {error}");
@@ -66,12 +66,12 @@ impl Namespace {
     }
 
     /// The command `ip`, in the namespace.
-    pub(super) fn ip(&self, arguments: &[&str]) -> Outcome<()> {
+    pub(crate) fn ip(&self, arguments: &[&str]) -> Outcome<()> {
         ip(&[["-n", &self.name].as_slice(), arguments].concat())
     }
 
     /// Gives one of its interfaces an address and switches it on.
-    pub(super) fn address(&self, device: &str, address: &str) -> Outcome<()> {
+    pub(crate) fn address(&self, device: &str, address: &str) -> Outcome<()> {
         self.ip(&["addr", "add", address, "dev", device])?;
         self.ip(&["link", "set", device, "up"])
     }
@@ -87,7 +87,7 @@ impl Drop for Namespace {
 }
 
 /// A wire that never fails, between two namespaces: interface and address at each end.
-pub(super) fn wire(
+pub(crate) fn wire(
     (one, one_device, one_address): (&Namespace, &str, Ipv4Addr),
     (other, other_device, other_address): (&Namespace, &str, Ipv4Addr),
 ) -> Outcome<()> {

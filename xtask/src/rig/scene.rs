@@ -26,19 +26,19 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The user of clients, and the database.
-pub(super) const USER: &str = "rig";
+pub(crate) const USER: &str = "rig";
 /// The name of the same database when its reads go to standbys.
-pub(super) const REPLICAS: &str = "rig_replicas";
+pub(crate) const REPLICAS: &str = "rig_replicas";
 /// The user of the monitor, and its password.
-pub(super) const MONITOR: &str = "rig_monitor";
+pub(crate) const MONITOR: &str = "rig_monitor";
 /// Connections that a node takes: few, so that they are soon all taken.
 const CONNECTIONS: u32 = 60;
 /// Where pgring listens in its namespace.
-const PORT: u16 = 6432;
+pub(crate) const PORT: u16 = 6432;
 /// Nodes; the first is the primary.
-const NODES: u8 = 3;
+pub(crate) const NODES: u8 = 3;
 /// What pgring needs to load its probe.
-const CAPABILITIES: [&str; 3] = ["bpf", "perfmon", "net_admin"];
+pub(crate) const CAPABILITIES: [&str; 3] = ["bpf", "perfmon", "net_admin"];
 /// Connects by which the length of a link is told.
 const CONNECTS: usize = 9;
 /// How long nodes may take until all are well again.
@@ -47,12 +47,12 @@ const SETTLE_MAX: Duration = Duration::from_secs(90);
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The address by which node `number` is known.
-pub(super) fn home(number: u8) -> Ipv4Addr {
+pub(crate) fn home(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, 0, number)
 }
 
 /// The ends of the link of node `number`: pgring's and the node's.
-pub(super) fn link_ends(number: u8) -> (Ipv4Addr, Ipv4Addr) {
+pub(crate) fn link_ends(number: u8) -> (Ipv4Addr, Ipv4Addr) {
     (Ipv4Addr::new(10, 77, number, 1), Ipv4Addr::new(10, 77, number, 2))
 }
 
@@ -62,7 +62,8 @@ fn wire_ends(number: u8) -> (Ipv4Addr, Ipv4Addr) {
 }
 
 /// The ends of the wire of the clients: pgring's and theirs.
-const CLIENTS: (Ipv4Addr, Ipv4Addr) = (Ipv4Addr::new(10, 79, 0, 1), Ipv4Addr::new(10, 79, 0, 2));
+pub(crate) const CLIENTS: (Ipv4Addr, Ipv4Addr) =
+    (Ipv4Addr::new(10, 79, 0, 1), Ipv4Addr::new(10, 79, 0, 2));
 
 /// A node with its place and its link.
 #[derive(Debug)]
@@ -160,7 +161,7 @@ impl Scene {
 }
 
 /// A client of pgring that wants this database.
-pub(super) fn client(database: &str) -> Login<'_> {
+pub(crate) fn client(database: &str) -> Login<'_> {
     Login { host: CLIENTS.0, port: PORT, user: USER, password: "", database }
 }
 

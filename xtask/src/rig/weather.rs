@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 /// Which way a packet goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Way {
+pub(crate) enum Way {
     /// From pgring to the node.
     To,
     /// From the node to pgring.
@@ -15,7 +15,7 @@ pub(super) enum Way {
 
 /// What a link does to its packets.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Weather {
+pub(crate) enum Weather {
     /// All arrive at once.
     Fair,
     /// None arrives that goes these ways.
@@ -51,7 +51,7 @@ pub(super) enum Weather {
 
 /// What becomes of a packet.
 #[derive(Debug, Eq, PartialEq)]
-pub(super) enum Fate {
+pub(crate) enum Fate {
     /// It goes on at once.
     Pass,
     /// It is gone.
@@ -69,7 +69,7 @@ pub(super) enum Fate {
 
 impl Weather {
     /// Decides about a packet.
-    pub(super) fn fate(self, way: Way, packet: &[u8], now: Instant, dice: &mut Dice) -> Fate {
+    pub(crate) fn fate(self, way: Way, packet: &[u8], now: Instant, dice: &mut Dice) -> Fate {
         match self {
             Self::Fair => Fate::Pass,
             Self::Dark { to, from } => dropped(match way {
