@@ -105,8 +105,10 @@ pub struct Standing {
     pub lsn: Lsn,
     /// The end of its log with what has not been written yet, on the primary.
     pub end: Lsn,
-    /// When it was asked.
+    /// When it was asked, and when its answer came.
     pub asked: Instant,
+    /// See `asked`.
+    pub answered: Instant,
     /// How many statements that may have committed had never been answered by then.
     pub lost: u64,
     /// By how many bytes it is behind the primary.

@@ -5,12 +5,44 @@ use crate::control::monitor::{Answer, Hears};
 use crate::control::{Control, State};
 use pgring_logic::config::Reads;
 use pgring_logic::mail::Mail;
-use pgring_logic::topology::{Lsn, Role, Standing};
+use pgring_logic::time::Instant;
+use pgring_logic::topology::gate::Writes;
+use pgring_logic::topology::{Role, Standing, Standings};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How long nodes are asked more often after a read waited for one.
 const HURRY: Duration = Duration::from_secs(1);
+
+/// Why a standby gets no reads.
+const AHEAD: &str = "it is ahead of the primary, and follows another";
+/// Why what is not in recovery is not the primary.
+const NOT_OURS: &str = "it is not in recovery, and not the primary of the record";
+
+/// Whether a node that is not in recovery is the one that is written to. Where pgring does not
+/// decide on that, it is.
+fn is_open(gate: Option<&Writes>, node: &str) -> bool {
+    match gate {
+        None => true,
+        Some(Writes::Open(open)) => **open == *node,
+        Some(Writes::Drain | Writes::Shut) => false,
+    }
+}
+
+/// What standbys had replayed before the primary was asked for its place is behind that, or from a
+/// log that this primary does not have and never will.
+fn compare(standings: &mut Standings, primary: &Answer, (now, patience): (Instant, Duration)) {
+    let before = |it: &&mut Standing| it.role == Role::Standby && it.answered < primary.asked;
+    for standing in standings.values_mut().filter(before) {
+        let leads = standing.lsn > primary.lsn;
+        standing.ahead = leads.then(|| standing.ahead.unwrap_or(now));
+        if standing.ahead.is_some_and(|since| now.since(since) > patience) {
+            standing.error = Some(AHEAD.to_owned());
+        } else if standing.error.as_deref() == Some(AHEAD) {
+            standing.error = None;
+        }
+    }
+}
 
 impl Control {
     /// A node has told where it stands, or does not answer.
@@ -23,40 +55,40 @@ impl Control {
         let nodes = cluster.map_or(&[][..], |cluster| &cluster.nodes);
         let Some(node) = nodes.iter().find(|node| *node.name == *target.node) else { return };
         let patience = 2 * config.monitor.interval;
+        let gate = topology.gates.get(&target.cluster).map(|gate| &gate.writes);
         let track = tracks.entry(Arc::clone(&target.cluster)).or_default();
         let standings = topology.clusters.entry(Arc::clone(&target.cluster)).or_default();
-        let primary = standings.values().find(|it| it.role == Role::Primary).map(|it| it.asked);
-        let standing = standings.entry(Arc::clone(&target.node)).or_default();
         let role = answer.as_ref().ok().map(|answer| (answer.role, answer.hears));
         match answer {
-            Ok(Answer { role, lsn, end, asked, lost, address, hears: _ }) => {
-                if role == Role::Primary {
-                    track.mark(now, lsn);
+            Ok(answer) => {
+                let written = answer.role == Role::Primary && is_open(gate, &target.node);
+                if written {
+                    track.mark(now, answer.lsn);
+                    compare(standings, &answer, (now, patience));
                 }
-                let (lag_bytes, lag) = track.lag(now, lsn);
-                // What is seen of the primary is a little old, and older where it does not answer.
-                // What stays ahead of it has lines of a log that this primary does not have, and
-                // never will.
-                let fresh = primary.is_some_and(|asked| now.since(asked) < patience);
-                let leads = role == Role::Standby && lsn > track.last() && track.last() > Lsn(0);
-                let ahead = (leads && fresh).then(|| standing.ahead.unwrap_or(now));
+                let standing = standings.entry(Arc::clone(&target.node)).or_default();
+                let (lag_bytes, lag) = track.lag(now, answer.lsn);
+                let ahead = standing.ahead.filter(|_| answer.role == Role::Standby);
                 let other = ahead.is_some_and(|since| now.since(since) > patience);
-                let error = other.then(|| "it is ahead of the primary, and follows another".into());
+                let error = match answer.role {
+                    Role::Standby if other => Some(AHEAD.to_owned()),
+                    Role::Primary if !written => Some(NOT_OURS.to_owned()),
+                    Role::Unknown | Role::Primary | Role::Standby => None,
+                };
                 let stood = standing.role == Role::Standby && standing.error.is_none();
-                let since = if stood { standing.since } else { now };
-                let (weight, zone) = (node.weight, Arc::from(&*node.zone));
                 *standing = Standing {
-                    role,
-                    lsn,
-                    end,
-                    asked,
-                    lost,
+                    role: answer.role,
+                    lsn: answer.lsn,
+                    end: answer.end,
+                    asked: answer.asked,
+                    answered: now,
+                    lost: answer.lost,
                     lag_bytes,
                     lag,
-                    address,
-                    since,
-                    weight,
-                    zone,
+                    address: answer.address,
+                    since: if stood { standing.since } else { now },
+                    weight: node.weight,
+                    zone: Arc::from(&*node.zone),
                     ahead,
                     error,
                     health: standing.health,
@@ -64,6 +96,7 @@ impl Control {
                 };
             }
             Err(error) => {
+                let standing = standings.entry(Arc::clone(&target.node)).or_default();
                 if standing.error.as_ref() != Some(&error) {
                     tracing::warn!(node = node.name, error, "a node does not tell where it stands");
                 }

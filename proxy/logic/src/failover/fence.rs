@@ -304,12 +304,12 @@ impl Failover {
         // When it was last known to have no more than this.
         let known = self.track.iter().rev().find(|(_, known)| *known <= end).map(|(at, _)| *at);
         let Some(known) = known else { return "nobody knows what".to_owned() };
-        let ago = u64::try_from(at.now.since(known).as_micros()).unwrap_or(u64::MAX);
-        let unix = at.unix.saturating_sub(ago);
-        let time = format!("{}.{:06}", unix / 1_000_000, unix % 1_000_000);
+        let ago = at.now.since(known).as_millis() + 1;
+        let now = format!("{}.{:06}", at.unix / 1_000_000, at.unix % 1_000_000);
+        let time = format!("what was acknowledged in the last {ago} ms before {now}");
         match behind {
-            0 => format!("what was acknowledged after {time}"),
-            _ => format!("{behind} bytes of the log, what was acknowledged after {time}"),
+            0 => time,
+            _ => format!("{behind} bytes of the log: {time}"),
         }
     }
 }
