@@ -7,7 +7,7 @@
 mod case;
 mod load;
 mod page;
-mod peers;
+pub(crate) mod peers;
 mod pgbench;
 mod play;
 mod plot;

@@ -13,6 +13,8 @@ mod case;
 mod check;
 mod client;
 mod config;
+mod ground;
+mod pgpool;
 mod play;
 mod scene;
 mod score;
@@ -31,6 +33,8 @@ use crate::rig::rest;
 use crate::rig::scene::{USER, client as login};
 use case::Case;
 use clap::ValueEnum;
+use ground::{Ground, Spot};
+use pgpool::Profile;
 use play::{Played, Stage};
 use scene::Scene;
 use score::{Run, Score};
@@ -64,6 +68,7 @@ Examples:
   cargo xtask outage --case kill --runs 100 --json kill.json
   cargo xtask outage --case switchover,return --durability async
   cargo xtask outage --durability none --case kill     without failover: a restart
+  cargo xtask outage --target pgpool --runs 10         the same faults behind pgpool-II
 
 It takes root, for network namespaces. PGRING_BIN names another pgring than that of this tree.
 Logs of pgring, of the nodes and of the hooks are in the directory named at the end.")]
@@ -71,6 +76,12 @@ pub(crate) struct Options {
     /// The cases; all that fit the durability unless named
     #[arg(long, value_enum, value_delimiter = ',')]
     case: Vec<Case>,
+    /// Who is in the middle; pgpool-II has its cases kill, silent and sigstop, and is not judged
+    #[arg(long, value_enum, default_value_t = Target::Pgring)]
+    target: Target,
+    /// How pgpool-II looks whether nodes live
+    #[arg(long, value_enum, default_value_t = Profile::Fast)]
+    pgpool_profile: Profile,
     /// Runs of each case
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     runs: u32,
@@ -86,6 +97,13 @@ pub(crate) struct Options {
     /// After a run that could not be brought to its end build a new scene and go on
     #[arg(long)]
     keep_going: bool,
+}
+
+/// Who changes the primary.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+enum Target {
+    Pgring,
+    Pgpool,
 }
 
 /// What is promised of an acknowledged write.
@@ -141,6 +159,8 @@ pub(crate) fn smoke() -> Outcome<()> {
     }
     run(&Options {
         case: vec![Case::Kill],
+        target: Target::Pgring,
+        pgpool_profile: Profile::Fast,
         runs: 1,
         durability: Durability::Sync,
         no_fence: false,
@@ -153,6 +173,10 @@ pub(crate) fn smoke() -> Outcome<()> {
 pub(crate) fn run(options: &Options) -> Outcome<()> {
     process::catch_interrupts()?;
     install::postgres()?;
+    match options.target {
+        Target::Pgpool => return pgpool::run(options),
+        Target::Pgring => {}
+    }
     let cases = cases(options)?;
     let program = demo::build()?;
     let place = Workplace::open("outage")?;
@@ -236,7 +260,7 @@ fn one(scene: &Scene<'_>, case: Case, number: u64, dice: &mut Dice) -> Outcome<R
     let before = play::topology_after(scene)?;
     let epoch = before.as_ref().map_or(0, |before| before.epoch);
     let calls = scene.agent.calls();
-    let clients = Clients::start(scene, number)?;
+    let clients = Clients::start(scene, scene.door(), number)?;
     rest(LEAD + dice.between(Duration::ZERO, PHASE_MAX))?;
     let changes = scene.has_failover() && case.changes_primary();
     let stage = Stage { scene, clients: &clients, primary, before, changes };
@@ -265,9 +289,9 @@ fn one(scene: &Scene<'_>, case: Case, number: u64, dice: &mut Dice) -> Outcome<R
 }
 
 /// The table as the primary has it: each key, and how often it is there.
-fn table(scene: &Scene<'_>, primary: &scene::Spot) -> Outcome<BTreeMap<u64, u64>> {
+fn table(ground: &Ground, primary: &Spot) -> Outcome<BTreeMap<u64, u64>> {
     let sql = format!("SELECT key, count(*) FROM {TABLE} GROUP BY key");
-    let site = &scene.site;
+    let site = &ground.site;
     let said = primary.home.space.within(|| site.ask(&primary.node.login(USER), &sql))?;
     let parse = |line: &str| {
         let (key, count) = line.split_once('|')?;
@@ -320,8 +344,8 @@ fn condemn(scene: &Scene<'_>, case: Case, played: &Played, run: &mut Run) {
     }
 }
 
-/// The figures of all cases, the file, and the judgement.
-fn report(options: &Options, scores: &[Score]) -> Outcome<()> {
+/// The figures of all cases, and the file.
+fn show(options: &Options, scores: &[Score]) -> Outcome<()> {
     for score in scores.iter().filter(|score| !score.runs.is_empty()) {
         println!("\n{}", score.page().trim_end());
         let notes = score.runs.last().map(|run| run.notes.as_slice()).unwrap_or_default();
@@ -334,6 +358,12 @@ fn report(options: &Options, scores: &[Score]) -> Outcome<()> {
         std::fs::write(path, format!("{all:#}\n"))
             .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
     }
+    Ok(())
+}
+
+/// What is shown, and the judgement.
+fn report(options: &Options, scores: &[Score]) -> Outcome<()> {
+    show(options, scores)?;
     let failed: Vec<&str> =
         scores.iter().filter(|it| it.failed()).map(|it| it.case.as_str()).collect();
     if failed.is_empty() {

@@ -149,7 +149,7 @@ fn values(
 }
 
 /// Fills in a template; a name without a value is an error.
-fn fill(template: &str, values: &[(&str, String)]) -> Outcome<String> {
+pub(crate) fn fill(template: &str, values: &[(&str, String)]) -> Outcome<String> {
     let mut text = template.to_owned();
     for (name, value) in values {
         text = text.replace(&format!("{{{{{name}}}}}"), value);

@@ -1,7 +1,8 @@
 //! What is done in each case, and what is seen of it besides the writes.
 
 use super::case::Case;
-use super::scene::{PATIENCE, PGRING, Scene, Spot};
+use super::ground::{PGRING, Spot};
+use super::scene::{PATIENCE, Scene};
 use super::topology::Topology;
 use super::watch::{self, Watch};
 use super::writer::Clients;
@@ -80,8 +81,39 @@ impl Played {
     }
 }
 
+/// Kills the postmaster: the time just before, and all processes of it. Its children end by
+/// themselves, a little later.
+pub(super) fn kill(spot: &Spot) -> Outcome<(Instant, Vec<i32>)> {
+    let pid = spot.postmaster()?;
+    let family = [vec![pid], children(pid)].concat();
+    let fault = Instant::now();
+    send(pid, Signal::SIGKILL)?;
+    Ok((fault, family))
+}
+
 /// Processes that are stopped, at the longest until this value goes.
-struct Stopped(Vec<i32>);
+pub(super) struct Stopped(Vec<i32>);
+
+impl Stopped {
+    /// Stops all of a node: the time just before, and what wakes it again.
+    pub(super) fn all(spot: &Spot) -> Outcome<(Instant, Self)> {
+        let first = spot.postmaster()?;
+        let fault = Instant::now();
+        let stop = |pid: i32| send(pid, Signal::SIGSTOP);
+        stop(first)?;
+        let mut stopped = Self(vec![first]);
+        // Those that the postmaster had just made are not in the first list.
+        for _ in 0..2 {
+            for pid in children(first) {
+                if !stopped.0.contains(&pid) && stop(pid).is_ok() {
+                    // The postmaster wakes last, when all answers have been given.
+                    stopped.0.insert(0, pid);
+                }
+            }
+        }
+        Ok((fault, stopped))
+    }
+}
 
 impl Drop for Stopped {
     fn drop(&mut self) {
@@ -107,13 +139,9 @@ impl Stage<'_> {
         }
     }
 
-    /// Kills the postmaster. Its children end by themselves, a little later.
     fn strike(&self) -> Outcome<(Played, Vec<i32>)> {
-        let pid = self.primary.postmaster()?;
-        let family = [vec![pid], children(pid)].concat();
-        let played = Played::now();
-        send(pid, Signal::SIGKILL)?;
-        Ok((played, family))
+        let (fault, family) = kill(self.primary)?;
+        Ok((Played { fault, ..Played::now() }, family))
     }
 
     fn kill(&self) -> Outcome<Played> {
@@ -137,20 +165,8 @@ impl Stage<'_> {
     }
 
     fn sigstop(&self) -> Outcome<Played> {
-        let first = self.primary.postmaster()?;
-        let mut played = Played::now();
-        let stop = |pid: i32| send(pid, Signal::SIGSTOP);
-        stop(first)?;
-        let mut stopped = Stopped(vec![first]);
-        // Those that the postmaster had just made are not in the first list.
-        for _ in 0..2 {
-            for pid in children(first) {
-                if !stopped.0.contains(&pid) && stop(pid).is_ok() {
-                    // The postmaster wakes last, when all answers have been given.
-                    stopped.0.insert(0, pid);
-                }
-            }
-        }
+        let (fault, stopped) = Stopped::all(self.primary)?;
+        let mut played = Played { fault, ..Played::now() };
         self.hold(&mut played)?;
         drop(stopped);
         self.afterwards(&mut played)?;

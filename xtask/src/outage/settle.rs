@@ -1,7 +1,8 @@
 //! Between runs: the old primary becomes a standby again, and all are well before the next fault.
 
 use super::Durability;
-use super::scene::{PGRING, Scene};
+use super::ground::PGRING;
+use super::scene::Scene;
 use crate::process::{Outcome, check_interrupt};
 use crate::rig::rest;
 use crate::rig::scene::NODES;

@@ -1,7 +1,8 @@
 //! Eyes at the nodes: whether two of them are written to at once, and when one is back.
 
 use super::client::{Answer, Client};
-use super::scene::{Scene, Spot};
+use super::ground::Spot;
+use super::scene::Scene;
 use crate::process::Outcome;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

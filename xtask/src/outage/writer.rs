@@ -5,7 +5,7 @@
 //! question, and the table answers it afterwards.
 
 use super::client::{Answer, Client};
-use super::scene::Scene;
+use super::ground::Ground;
 use crate::process::Outcome;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -78,9 +78,19 @@ pub(super) struct Log {
     pub(super) idle_failed: u64,
 }
 
+/// Where clients come in, and what depends on who stands there.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Door {
+    pub(super) address: SocketAddr,
+    /// The database in which reads go to standbys.
+    pub(super) reads: &'static str,
+    /// Says `f` if it goes to the primary, as it must: an idle session is asked it at the end.
+    pub(super) idle: &'static str,
+}
+
 /// What the clients share.
 struct Shared {
-    address: SocketAddr,
+    door: Door,
     begin: Instant,
     ending: AtomicBool,
     /// When the last write was acknowledged, in microseconds since `begin`.
@@ -96,11 +106,11 @@ pub(super) struct Clients {
 
 impl Clients {
     /// Starts them, in their namespace. A thread stays in that of the one that started it.
-    pub(super) fn start(scene: &Scene<'_>, run: u64) -> Outcome<Self> {
-        let (address, begin) = (scene.door(), Instant::now());
-        let shared = Shared { address, begin, ending: false.into(), acked: 0.into() };
+    pub(super) fn start(ground: &Ground, door: Door, run: u64) -> Outcome<Self> {
+        let begin = Instant::now();
+        let shared = Shared { door, begin, ending: false.into(), acked: 0.into() };
         let shared = Arc::new(shared);
-        scene.clients.within(|| {
+        ground.clients.within(|| {
             let mut threads = Vec::new();
             for number in 0..WRITERS {
                 let shared = Arc::clone(&shared);
@@ -115,7 +125,7 @@ impl Clients {
             }
             let mut clients = Self { shared: Arc::clone(&shared), threads, idle: Vec::new() };
             for _ in 0..IDLE {
-                let idle = Client::connect(address, WRITE_LOGIN, &|| late(begin));
+                let idle = Client::connect(door.address, WRITE_LOGIN, &|| late(begin));
                 clients.idle.push(idle.map_err(|error| format!("an idle session: {error:?}"))?);
             }
             Ok(clients)
@@ -145,7 +155,7 @@ impl Clients {
                 continue;
             }
             let asked = Instant::now();
-            let answer = idle.ask("SELECT pg_is_in_recovery()", &|| asked.elapsed() > PATIENCE);
+            let answer = idle.ask(self.shared.door.idle, &|| asked.elapsed() > PATIENCE);
             // It goes to whoever is the primary now.
             log.idle_failed += u64::from(answer != Answer::Done("f".to_owned()));
         }
@@ -164,9 +174,8 @@ impl Drop for Clients {
     }
 }
 
-/// User and database of those who write, and of those who read.
+/// User and database of those who write.
 const WRITE_LOGIN: (&str, &str) = (crate::rig::scene::USER, crate::rig::scene::USER);
-const READ_LOGIN: (&str, &str) = (crate::rig::scene::USER, crate::rig::scene::REPLICAS);
 
 fn add(sums: &mut BTreeMap<String, u64>, more: BTreeMap<String, u64>) {
     for (code, count) in more {
@@ -198,7 +207,7 @@ impl Shared {
     /// Connects, however often it takes, until the end.
     fn connect(&self, login: (&str, &str), failures: &mut BTreeMap<String, u64>) -> Option<Client> {
         while !self.ends() {
-            match Client::connect(self.address, login, &|| self.ends()) {
+            match Client::connect(self.door.address, login, &|| self.ends()) {
                 Ok(client) => return Some(client),
                 // The end is nobody's failure.
                 Err(Answer::Silent) => {}
@@ -278,11 +287,12 @@ fn write(shared: &Shared, first: u64, mut due: Instant) -> Log {
 fn read(shared: &Shared, mut due: Instant) -> Log {
     let mut log = Log::default();
     let mut client = None;
+    let login = (WRITE_LOGIN.0, shared.door.reads);
     while shared.wait(due) {
         due = (due + READ_EVERY * READERS).max(Instant::now());
         let connected = client.take();
         // A reader that cannot connect fails as one does whose statement fails.
-        let connected = connected.or_else(|| shared.connect(READ_LOGIN, &mut log.reads_failed));
+        let connected = connected.or_else(|| shared.connect(login, &mut log.reads_failed));
         let Some(mut session) = connected else { break };
         let answer = shared.ask(&mut session, "SELECT count(*) FROM pgbench_branches");
         match &answer {
