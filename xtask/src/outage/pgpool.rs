@@ -160,11 +160,15 @@ fn one(
     let primary = &ground.spots[0];
     let clients = Clients::start(ground, DOOR, number)?;
     rest(LEAD + dice.between(Duration::ZERO, PHASE_MAX))?;
+    let early = ground.agent.calls();
     let (fault, held) = strike(case, ground, primary)?;
     let mut run = Run { from: primary.node.name.clone(), ..Run::default() };
+    if early > 0 {
+        run.failures.push("a node was given up before anything had happened".to_owned());
+    }
     let limit = options.pgpool_profile.patience();
-    let (came, new) = expect_return(ground, &clients, limit)?;
-    if !came {
+    let (again, new) = expect_return(ground, &clients, limit)?;
+    if !again {
         let quiet = clients.quiet().as_secs_f64();
         let words = format!("no writes again within {} s, quiet for {quiet:.1} s", limit.as_secs());
         run.failures.push(words);
@@ -221,7 +225,7 @@ fn expect_return<'ground>(
     limit: Duration,
 ) -> Outcome<(bool, Option<&'ground Spot>)> {
     let (mut since, mut new) = (None, None);
-    let came = process::wait_until(limit, || {
+    let again = process::wait_until(limit, || {
         let flows = clients.quiet() < FLOW;
         since = flows.then(|| since.unwrap_or_else(Instant::now));
         let flows = since.is_some_and(|since: Instant| since.elapsed() >= FLOW_MIN);
@@ -230,7 +234,7 @@ fn expect_return<'ground>(
         }
         Ok(flows && new.is_some())
     })?;
-    Ok((came, new.or_else(|| promoted(ground))))
+    Ok((again, new.or_else(|| promoted(ground))))
 }
 
 /// Who is a primary and was none.
@@ -313,4 +317,30 @@ fn write(place: &Workplace, profile: Profile, ground: &Ground) -> Outcome<PathBu
     put("pgpool-follow.sh", "pgpool-follow.sh")?;
     put("pgpool-node.sh", "hooks/pgpool-node")?;
     put("pgpool-failover.conf", "pgpool.conf")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Profile, acked};
+    use crate::outage::writer::{End, Log, Write};
+    use std::time::Instant;
+
+    #[test]
+    fn a_profile_gives_what_the_template_leaves_open() {
+        let template = crate::place::root().join("benches/peers/pgpool-failover.conf");
+        let text = std::fs::read_to_string(template).expect("a template");
+        for (name, value) in [Profile::Manual, Profile::Fast].into_iter().flat_map(Profile::values)
+        {
+            assert!(text.contains(&format!("= {{{{{name}}}}}\n")), "{name} = {value}");
+        }
+    }
+
+    #[test]
+    fn without_a_table_nothing_counts_as_lost() {
+        let now = Instant::now();
+        let write = |key, end| Write { key, sent: now, at: now, end };
+        let log =
+            Log { writes: vec![write(1, End::Acked), write(2, End::Closed)], ..Log::default() };
+        assert_eq!(acked(&log), [(1, 1)].into());
+    }
 }
