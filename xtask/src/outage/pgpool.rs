@@ -9,7 +9,7 @@ use super::ground::{Ground, Spot, itself};
 use super::play::{self, Stopped};
 use super::score::{Run, Score};
 use super::writer::{Clients, Door};
-use super::{Durability, LEAD, Options, PHASE_MAX, check, show, table};
+use super::{Durability, LEAD, Options, check, show, table};
 use crate::bench::peers::fill;
 use crate::install;
 use crate::place::{self, Workplace};
@@ -27,6 +27,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Where Debian has it.
 const PROGRAM: &str = "/usr/sbin/pgpool";
+/// The most that comes to the lead: its slowest timer, which looks how far standbys are behind.
+const PHASE_MAX: Duration = Duration::from_secs(10);
 /// How long all may take to be up before the fault.
 const READY_MAX: Duration = Duration::from_secs(30);
 /// Acknowledgements that come at least so often flow; they must do so for this time.
@@ -173,7 +175,7 @@ fn one(
         let words = format!("no writes again within {} s, quiet for {quiet:.1} s", limit.as_secs());
         run.failures.push(words);
     }
-    if new.is_some() && !process::wait_until(FOLLOW_MAX, || Ok(scene.followed.exists()))? {
+    if again && !process::wait_until(FOLLOW_MAX, || Ok(scene.followed.exists()))? {
         run.notes.push("the other standby was not attached again".to_owned());
     }
     ground.silence(primary, false);
