@@ -22,9 +22,6 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
-/// A standby that hears its primary has heard of so many beats of its heart, and a little more.
-const BEATS: u32 = 2;
-const MORE: Duration = Duration::from_millis(100);
 /// Lanes that have not let go of a primary by then are told again: one may have fallen over.
 const VACATE_AGAIN: Duration = Duration::from_millis(500);
 /// A store that cannot be opened or read is tried again after this.
@@ -157,9 +154,8 @@ impl Control {
         old: Option<Guard>,
     ) -> Guard {
         let settings = cluster.failover.clone().unwrap_or_default();
-        let silence = BEATS * config.monitor.heartbeat + MORE;
         let gate = old.as_ref().map(|old| old.machine.gate().clone()).unwrap_or_default();
-        let machine = Failover::new(at(), cluster, &settings, (silence, gate));
+        let machine = Failover::new(at(), cluster, &settings, (settings.witness_timeout, gate));
         let same = |old: &Guard| {
             old.cluster.failover.as_ref().is_some_and(|it| it.state_file == settings.state_file)
         };

@@ -6,6 +6,7 @@
 //! that.
 
 use crate::config::FailoverMode;
+use crate::failover::act::View;
 use crate::failover::{Action, At, Failover, Out, Stage};
 use crate::record::{Source, State};
 use crate::time::{Duration, Instant};
@@ -119,7 +120,10 @@ impl Failover {
                 continue;
             }
             match &view.receiver {
-                Some(receiver) if receiver.heard < self.silence => hear.push(&*member.name),
+                // One that does not ask says nothing by silence.
+                Some(receiver) if receiver.heard < self.silence || !self.is_witness(view) => {
+                    hear.push(&*member.name);
+                }
                 Some(_) | None => down += 1,
             }
         }
@@ -132,6 +136,11 @@ impl Failover {
             return Err(format!("{down} of {voters} have no word of it"));
         }
         Ok(format!("{down} of {voters} have no word of it"))
+    }
+
+    /// Whether the receiver of a standby asks a silent primary whether it is there, soon enough.
+    pub(super) fn is_witness(&self, view: &View) -> bool {
+        !view.patience.is_zero() && view.patience <= self.silence
     }
 
     /// F1: nobody is written to from now on.

@@ -256,9 +256,10 @@ impl Failover {
     fn tend(&mut self, at: At, primary: usize, view: &View, out: &mut Out) {
         self.keep_synchronous(at.now, primary, view, out);
         for node in 0..self.members.len() {
-            let retry = self.fresh(at.now, node).map(|view| view.retry);
-            if retry.is_some_and(|retry| retry > RETRY) && self.members[node].busy.is_none() {
-                let number = self.act(node, Act::Prepare, out);
+            let view = self.fresh(at.now, node);
+            let slow = view.is_some_and(|view| view.retry > RETRY || !self.is_witness(view));
+            if slow && self.members[node].busy.is_none() {
+                let number = self.act(node, Act::Prepare(self.silence), out);
                 self.members[node].busy = Some(number);
             }
         }
