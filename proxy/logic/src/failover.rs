@@ -32,6 +32,8 @@ mod down;
 mod fence;
 mod planned;
 mod promote;
+#[cfg(test)]
+mod sim;
 pub mod slot;
 pub mod verb;
 mod watch;
