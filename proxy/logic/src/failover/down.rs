@@ -25,7 +25,10 @@ impl Failover {
             return;
         }
         match self.reason(at, primary) {
-            Ok(reason) => self.declare(at, &reason, None, out),
+            Ok(reason) => {
+                self.fail_wish(&format!("failover: {reason}"), out);
+                self.declare(at, &reason, None, out);
+            }
             Err(missing) => self.status = missing,
         }
     }
@@ -173,6 +176,7 @@ impl Failover {
                 self.note_source(node);
             }
             self.members[node].busy = None;
+            self.members[node].told = None;
         }
         self.stage = Stage::Vacating { epoch: 0 };
         let text = format!("cluster {}: failover: {reason}", self.cluster);
