@@ -14,6 +14,7 @@ use super::Durability;
 use super::agent::{Agent, Home};
 use super::config::{self, Hooks, MASTER, NODE_PORT};
 use super::topology::{Chapter, Topology, history};
+use super::writer::Guests;
 use crate::install;
 use crate::place::{self, Workplace};
 use crate::pooler::{self, Launch, Pooler};
@@ -24,7 +25,7 @@ use crate::rig::event::Table;
 use crate::rig::family;
 use crate::rig::link::Link;
 use crate::rig::net::{self, Namespace};
-use crate::rig::scene::{CAPABILITIES, CLIENTS, MONITOR, NODES, PORT, USER};
+use crate::rig::scene::{CAPABILITIES, CLIENTS, MONITOR, NODES, PORT, REPLICAS, USER};
 use crate::rig::scene::{client, home, link_ends};
 use crate::rig::weather::Weather;
 use nix::sys::signal::Signal;
@@ -159,10 +160,11 @@ impl<'place> Scene<'place> {
         Ok(scene)
     }
 
-    /// Where clients find pgring.
-    #[expect(clippy::unused_self, reason = "it is the door of this scene, wherever that is")]
-    pub(super) fn door(&self) -> SocketAddr {
-        (CLIENTS.0, PORT).into()
+    /// Who the clients are, and where they find pgring.
+    #[expect(clippy::unused_self, reason = "they are those of this scene, wherever that is")]
+    pub(super) fn guests(&self) -> Guests {
+        let address = (CLIENTS.0, PORT).into();
+        Guests { address, writer: (USER, USER), reader: (USER, REPLICAS) }
     }
 
     /// Whether pgring may change the primary.
@@ -350,7 +352,7 @@ fn people(site: &Site, primary: &Spot) -> Outcome<()> {
 }
 
 /// The hooks where the account can run them: copies of `config/hooks`.
-fn hooks(place: &Workplace) -> Outcome<PathBuf> {
+pub(crate) fn hooks(place: &Workplace) -> Outcome<PathBuf> {
     let directory = place.path.join("hooks");
     place::remove(&directory)?;
     place::create(&directory)?;
