@@ -69,7 +69,7 @@ impl Login {
 /// What a client was told in place of an answer.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Refusal {
-    /// Its SQLSTATE, or `closed` or `warned`.
+    /// Its SQLSTATE, or what it was instead, in brackets.
     pub(super) code: String,
     /// In words.
     pub(super) words: String,
@@ -82,7 +82,8 @@ impl From<tokio_postgres::Error> for Refusal {
                 code: own.code().code().to_owned(),
                 words: format!("{} ({})", own.message(), own.code().code()),
             },
-            None => Self { code: "closed".to_owned(), words: error.to_string() },
+            // The connection ended, or what came is no answer.
+            None => Self { code: format!("({error})"), words: error.to_string() },
         }
     }
 }
@@ -115,7 +116,7 @@ impl Session {
         }
         let Ok(opened) = timeout(CONNECT_MAX, config.connect(NoTls)).await else {
             let words = format!("no answer within {CONNECT_MAX:?}");
-            return Err(Refusal { code: "silent".to_owned(), words });
+            return Err(Refusal { code: "(silent)".to_owned(), words });
         };
         let (client, mut connection) = opened?;
         let warnings = Rc::new(Cell::new(0));
@@ -146,7 +147,7 @@ impl Session {
         if self.warnings.get() == before {
             return Ok(());
         }
-        Err(Refusal { code: "warned".to_owned(), words: "done, with a warning".to_owned() })
+        Err(Refusal { code: "(warned)".to_owned(), words: "done, with a warning".to_owned() })
     }
 
     /// Asks for rows.

@@ -61,7 +61,7 @@ pub(super) fn judge(
                 continue;
             }
             End::Refused(code) => code.as_str(),
-            End::Silent => "silent",
+            End::Silent => "(silent)",
         };
         *found.heard.entry(code.to_owned()).or_default() += 1;
         found.unknown_there += usize::from(code == UNKNOWN && count > 0);

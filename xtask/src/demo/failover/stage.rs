@@ -53,11 +53,11 @@ impl Stage {
             nodes.push(node);
         }
         let port = place::free_port()?;
-        let (hooks, state) = (hooks(place)?, place.path.join("state"));
-        place::remove(&state)?;
-        place::create(&state)?;
-        place.account.own(&state)?;
-        let text = config(port, &nodes, [&hooks, &place.path, &state.join("main.record")]);
+        let (hooks, records) = (hooks(place)?, place.path.join("state"));
+        place::remove(&records)?;
+        place::create(&records)?;
+        place.account.own(&records)?;
+        let text = config(port, &nodes, [&hooks, &place.path, &records.join("main.record")]);
         let config = place.write("failover.toml", &text)?;
         let start = || Pooler::start(place, program, &config, port);
         let pooler = demo::stage("pgring", start)?.into();
