@@ -205,6 +205,11 @@ async fn rehearse(plan: Plan, rate: u32) -> Result<bool, String> {
     };
     let cleaned = timeout(CLEAN_MAX, clean(&stage, &name)).await;
     let cleaned = cleaned.unwrap_or_else(|_late| Err(format!("{TABLE} could not be dropped")));
+    if done.is_err()
+        && let Ok(Some(why)) = stage.complaint().await
+    {
+        say(&format!("{name} is not whole, and is left like that (SHOW TOPOLOGY, REJOIN): {why}"));
+    }
     done.and(cleaned)?;
     let well = !stage.failed.get();
     say(if well { "OK      all was as it must be" } else { "NOT OK  see above" });

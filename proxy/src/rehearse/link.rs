@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tokio_postgres::error::Severity;
 use tokio_postgres::{AsyncMessage, Client, NoTls, SimpleQueryMessage};
 
 /// How long a connection with its login may take. While nobody may be written to clients wait.
@@ -73,6 +74,8 @@ pub(super) struct Refusal {
     pub(super) code: String,
     /// In words.
     pub(super) words: String,
+    /// Whether the session is over.
+    pub(super) fatal: bool,
 }
 
 impl From<tokio_postgres::Error> for Refusal {
@@ -81,9 +84,10 @@ impl From<tokio_postgres::Error> for Refusal {
             Some(own) => Self {
                 code: own.code().code().to_owned(),
                 words: format!("{} ({})", own.message(), own.code().code()),
+                fatal: matches!(own.parsed_severity(), Some(Severity::Fatal | Severity::Panic)),
             },
             // The connection ended, or what came is no answer.
-            None => Self { code: format!("({error})"), words: error.to_string() },
+            None => Self { code: format!("({error})"), words: error.to_string(), fatal: true },
         }
     }
 }
@@ -116,7 +120,7 @@ impl Session {
         }
         let Ok(opened) = timeout(CONNECT_MAX, config.connect(NoTls)).await else {
             let words = format!("no answer within {CONNECT_MAX:?}");
-            return Err(Refusal { code: "(silent)".to_owned(), words });
+            return Err(Refusal { code: "(silent)".to_owned(), words, fatal: true });
         };
         let (client, mut connection) = opened?;
         let warnings = Rc::new(Cell::new(0));
@@ -147,7 +151,8 @@ impl Session {
         if self.warnings.get() == before {
             return Ok(());
         }
-        Err(Refusal { code: "(warned)".to_owned(), words: "done, with a warning".to_owned() })
+        let words = "done, with a warning".to_owned();
+        Err(Refusal { code: "(warned)".to_owned(), words, fatal: false })
     }
 
     /// Asks for rows.
@@ -167,8 +172,9 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
-    use super::Door;
-    use pgring_logic::config::Config;
+    use super::{Door, Login};
+    use pgring_logic::config::{AuthMethod, Config, Password, User};
+    use std::sync::Arc;
 
     #[test]
     fn the_first_listener_is_the_door_to_this_machine() {
@@ -181,5 +187,23 @@ mod tests {
         assert_eq!(door("10.0.0.9:7"), Ok(("10.0.0.9".to_owned(), 7)));
         assert_eq!(door("db.example:6432"), Ok(("db.example".to_owned(), 6432)));
         assert!(door("127.0.0.1:0").is_err());
+    }
+
+    #[test]
+    fn a_password_is_the_one_given_or_one_in_plain() {
+        let mut config = Config::default();
+        for (name, text) in [("ann", "secret"), ("bob", "md5c4ca4238a0b923820dcc509a6f75849b")] {
+            let (name, password) = (name.to_owned(), Password(text.to_owned()));
+            let user = User { name: name.clone(), password, verifier: None };
+            config.users.insert(name, Arc::new(user));
+        }
+        config.auth.method = AuthMethod::ScramSha256;
+        let password = |config: &Config, user, given| Login::of(config, user, "d", given).password;
+        assert_eq!(password(&config, "ann", None).as_deref(), Some("secret"));
+        assert_eq!(password(&config, "ann", Some("other")).as_deref(), Some("other"));
+        assert_eq!(password(&config, "bob", None), None);
+        assert_eq!(password(&config, "eve", Some("x")).as_deref(), Some("x"));
+        config.auth.method = AuthMethod::Trust;
+        assert_eq!(password(&config, "ann", None), None);
     }
 }

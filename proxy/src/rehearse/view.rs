@@ -61,7 +61,7 @@ impl View {
         !self.paused.is_empty()
     }
 
-    /// Whether this node is one that takes writes, as it says itself.
+    /// Other nodes that say of themselves that they take writes.
     pub(super) fn others_as_primary(&self, but: &str) -> Vec<&str> {
         let all = self.nodes.iter().filter(|node| node.role == "primary" && node.name != but);
         all.map(|node| node.name.as_str()).collect()
@@ -81,10 +81,10 @@ impl View {
         self.nodes.iter().find_map(|node| {
             let Node { name, role, verdict, receives_from, unfit, quarantine } = node;
             let spare = cluster.nodes.iter().any(|it| it.name == *name && it.priority == 0);
-            if verdict != "healthy" {
-                Some(format!("{name} is {verdict}"))
-            } else if !quarantine.is_empty() {
+            if !quarantine.is_empty() {
                 Some(format!("{name} is shut out: {quarantine}"))
+            } else if verdict != "healthy" {
+                Some(format!("{name} is {verdict}"))
             } else if *name == self.primary {
                 (role != "primary").then(|| format!("{name} is no primary itself"))
             } else if receives_from.is_empty() {
@@ -103,6 +103,7 @@ mod tests {
     use super::View;
     use crate::rehearse::link::Row;
     use pgring_logic::config::{Cluster, Durability, Failover};
+    use pgring_logic::topology::horizon::Horizon;
 
     fn row(node: &str, role: &str, more: &[(&str, &str)]) -> Row {
         let from = if role == "standby" { "10.0.0.1:5432" } else { "" };
@@ -123,7 +124,7 @@ mod tests {
     #[test]
     fn a_cluster_is_whole_when_every_standby_receives() {
         let nodes = Vec::new();
-        let horizon = Default::default();
+        let horizon = Horizon::default();
         let cluster = Cluster { name: "main".to_owned(), nodes, failover: None, horizon };
         let failover = Failover { durability: Durability::Sync, ..Failover::default() };
         let complaint = |rows: &[Row]| View::of(rows, "main").complaint(&cluster, &failover);

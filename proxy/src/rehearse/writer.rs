@@ -184,20 +184,20 @@ impl Run {
             };
             let key = self.shared.key.replace(self.shared.key.get() + 1);
             let sql = format!("INSERT INTO {TABLE} VALUES ({key})");
-            let end = tokio::select! {
+            // A fatal error comes before the end of the connection does.
+            let (end, over) = tokio::select! {
                 answer = session.execute(&sql) => match answer {
-                    Ok(()) => End::Acked,
-                    Err(refusal) => End::Refused(refusal.code),
+                    Ok(()) => (End::Acked, false),
+                    Err(refusal) => (End::Refused(refusal.code), refusal.fatal),
                 },
-                () = self.late() => End::Silent,
+                () = self.late() => (End::Silent, true),
             };
             let at = Instant::now();
             if end == End::Acked {
                 self.acked.set(at);
             }
-            let silent = end == End::Silent;
             self.log.borrow_mut().writes.push(Write { key, at, end });
-            if !silent && !session.is_closed() {
+            if !over && !session.is_closed() {
                 kept = Some(session);
             }
         }
