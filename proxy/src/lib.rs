@@ -18,6 +18,9 @@ pub mod mailbox;
 pub mod control;
 pub mod worker;
 
+// Floor 5. From outside.
+pub mod rehearse;
+
 use crate::dialer::Dialer;
 use crate::mailbox::seats::Seats;
 use crate::mailbox::{Letter, Mailbox, MailboxSender};

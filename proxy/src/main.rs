@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand, ValueEnum};
 use pgring::control::file;
 use pgring::probe::look;
+use pgring::rehearse;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -49,6 +50,9 @@ enum Command {
         #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
         every: u64,
     },
+    /// Rehearses the loss of the primary, on a cluster that is not in production: exit code 0 if
+    /// nothing was lost and all came back.
+    Rehearse(rehearse::Wanted),
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -82,6 +86,14 @@ fn main() -> ExitCode {
                 }
             }
         }
+        Some(Command::Rehearse(wanted)) => match rehearse::run(&wanted) {
+            Ok(true) => ExitCode::SUCCESS,
+            Ok(false) => ExitCode::FAILURE,
+            Err(error) => {
+                complain(&[error]);
+                ExitCode::FAILURE
+            }
+        },
         None => {
             log(arguments.log_format);
             let config = match file::read(&arguments.config) {

@@ -10,7 +10,7 @@ mod page;
 pub(crate) mod peers;
 mod pgbench;
 mod play;
-mod plot;
+pub(crate) mod plot;
 mod record;
 mod scene;
 mod show;

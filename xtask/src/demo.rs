@@ -5,6 +5,7 @@
 
 mod bench;
 mod checks;
+mod failover;
 
 use crate::install;
 use crate::place::{self, Workplace};
@@ -26,6 +27,9 @@ pub(crate) struct Options {
     /// Leave everything running until Ctrl-C
     #[arg(long)]
     keep: bool,
+    /// Kill the primary under writes instead, and see pgring promote a standby
+    #[arg(long)]
+    failover: bool,
     /// Seconds of each of the four pgbench runs
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=3600))]
     seconds: u32,
@@ -40,7 +44,11 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
     install::postgres()?;
     let program = build()?;
     let place = Workplace::open("demo")?;
-    let done = show(options, &place, &program);
+    let done = if options.failover {
+        failover::run(&place, &program, options.keep)
+    } else {
+        show(options, &place, &program)
+    };
     println!("\nstopped and cleaned up; configuration and logs: {}", place.path.display());
     match done {
         // With --keep, Ctrl-C is how it is meant to end.

@@ -10,18 +10,18 @@
 
 mod agent;
 mod case;
-mod check;
+pub(crate) mod check;
 mod client;
 mod config;
-mod ground;
+pub(crate) mod ground;
 mod pgpool;
 mod play;
-mod scene;
+pub(crate) mod scene;
 mod score;
 mod settle;
-mod topology;
+pub(crate) mod topology;
 mod watch;
-mod writer;
+pub(crate) mod writer;
 
 use crate::demo;
 use crate::install;
@@ -259,7 +259,8 @@ fn one(scene: &Scene<'_>, case: Case, number: u64, dice: &mut Dice) -> Outcome<R
     let before = play::topology_after(scene)?;
     let epoch = before.as_ref().map_or(0, |before| before.epoch);
     let calls = scene.agent.calls();
-    let clients = Clients::start(scene, scene.door(), number)?;
+    let guests = scene.guests();
+    let clients = scene.clients.within(|| Clients::start(guests, number))?;
     rest(LEAD + dice.between(Duration::ZERO, PHASE_MAX))?;
     let changes = scene.has_failover() && case.changes_primary();
     let stage = Stage { scene, clients: &clients, primary, before, changes };

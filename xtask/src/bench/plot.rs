@@ -119,20 +119,20 @@ pub(super) fn curves(case: &CaseResult) -> String {
     svg + "</svg>\n"
 }
 
-fn open(width: f64, height: f64) -> String {
+pub(crate) fn open(width: f64, height: f64) -> String {
     format!(
         "<svg viewBox=\"0 0 {width} {height}\" width=\"{width}\" height=\"{height}\" \
          xmlns=\"http://www.w3.org/2000/svg\">\n"
     )
 }
 
-fn text(x: f64, y: f64, class: &str, words: &str) -> String {
+pub(crate) fn text(x: f64, y: f64, class: &str, words: &str) -> String {
     let words = escape(words);
     format!("<text x=\"{x:.1}\" y=\"{y:.1}\" class=\"{class}\">{words}</text>\n")
 }
 
 /// Words as HTML and SVG may have them.
-pub(super) fn escape(words: &str) -> String {
+pub(crate) fn escape(words: &str) -> String {
     words.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

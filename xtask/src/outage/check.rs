@@ -16,42 +16,42 @@ const SHOWN: usize = 10;
 
 /// The findings of a run. Times are in milliseconds.
 #[derive(Clone, Debug, Default, Serialize)]
-pub(super) struct Findings {
+pub(crate) struct Findings {
     /// The longest time without an acknowledgement around the fault.
-    pub(super) outage_ms: f64,
+    pub(crate) outage_ms: f64,
     /// Whether the table was written to again before the end.
-    pub(super) came_back: bool,
+    pub(crate) came_back: bool,
     /// Writes, and those that were acknowledged.
-    pub(super) writes: usize,
-    pub(super) acked: usize,
+    pub(crate) writes: usize,
+    pub(crate) acked: usize,
     /// Keys that were acknowledged and are not there.
-    pub(super) lost: usize,
+    pub(crate) lost: usize,
     /// The earliest of them was acknowledged so long after the fault; before it if negative.
-    pub(super) lost_from_ms: Option<f64>,
+    pub(crate) lost_from_ms: Option<f64>,
     /// Keys that are there more than once.
-    pub(super) doubled: usize,
+    pub(crate) doubled: usize,
     /// Keys that are there although the client was told that they are not.
-    pub(super) lies: usize,
+    pub(crate) lies: usize,
     /// Writes of which the client was told that nobody knows, and how many of them are there.
-    pub(super) unknown: usize,
-    pub(super) unknown_there: usize,
+    pub(crate) unknown: usize,
+    pub(crate) unknown_there: usize,
     /// All other ends of writes, by SQLSTATE.
-    pub(super) codes: BTreeMap<String, usize>,
+    pub(crate) codes: BTreeMap<String, usize>,
     /// Those of them that leave the client in the dark, under way at the time of the fault or not.
-    pub(super) unclear: BTreeMap<String, usize>,
-    pub(super) unclear_in_flight: usize,
+    pub(crate) unclear: BTreeMap<String, usize>,
+    pub(crate) unclear_in_flight: usize,
     /// Connects that failed, by SQLSTATE.
-    pub(super) connects: BTreeMap<String, u64>,
-    pub(super) idle_closed: u64,
-    pub(super) idle_failed: u64,
-    pub(super) reads: u64,
-    pub(super) reads_failed: BTreeMap<String, u64>,
+    pub(crate) connects: BTreeMap<String, u64>,
+    pub(crate) idle_closed: u64,
+    pub(crate) idle_failed: u64,
+    pub(crate) reads: u64,
+    pub(crate) reads_failed: BTreeMap<String, u64>,
     /// Some of the keys that are lost, doubled or lied about.
-    pub(super) shown: Vec<String>,
+    pub(crate) shown: Vec<String>,
 }
 
 /// Judges what the clients saw by the table: each key of it, and how often it is there.
-pub(super) fn judge(log: &Log, fault: Instant, table: &BTreeMap<u64, u64>) -> Findings {
+pub(crate) fn judge(log: &Log, fault: Instant, table: &BTreeMap<u64, u64>) -> Findings {
     let mut findings = Findings {
         writes: log.writes.len(),
         doubled: table.values().filter(|count| **count > 1).count(),
@@ -132,7 +132,7 @@ fn outage(acks: &[Instant], fault: Instant, end: Instant) -> Duration {
 }
 
 /// Whether what is lost keeps to this bound, which pgring has stated in words.
-pub(super) fn keeps(findings: &Findings, bound: &str) -> Result<(), String> {
+pub(crate) fn keeps(findings: &Findings, bound: &str) -> Result<(), String> {
     let Some(first) = findings.lost_from_ms else { return Ok(()) };
     let Some(seconds) = bound_seconds(bound) else {
         return Err(format!("{} lost, and no time in the bound `{bound}`", findings.lost));
@@ -144,7 +144,7 @@ pub(super) fn keeps(findings: &Findings, bound: &str) -> Result<(), String> {
 }
 
 /// A time in milliseconds.
-pub(super) fn ms(time: Duration) -> f64 {
+pub(crate) fn ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 

@@ -209,7 +209,7 @@ fn people(site: &Site, primary: &Spot) -> Outcome<()> {
 }
 
 /// The hooks where the account can run them: copies of `config/hooks`.
-fn hooks(place: &Workplace) -> Outcome<PathBuf> {
+pub(crate) fn hooks(place: &Workplace) -> Outcome<PathBuf> {
     let directory = place.path.join("hooks");
     place::remove(&directory)?;
     place::create(&directory)?;

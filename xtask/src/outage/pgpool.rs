@@ -8,7 +8,7 @@ use super::config::NODE_PORT;
 use super::ground::{Ground, Spot, itself};
 use super::play::{self, Stopped};
 use super::score::{Run, Score};
-use super::writer::{Clients, Door};
+use super::writer::{Clients, Guests};
 use super::{Durability, LEAD, Options, check, show, table};
 use crate::bench::peers::fill;
 use crate::install;
@@ -41,9 +41,10 @@ const AFTERWARDS: Duration = Duration::from_secs(2);
 /// `printf pgpool | md5sum`, as its manual has it for the user `pgpool` with this password.
 const PCP: &str = "pgpool:ba777e4c2f15c11ea8ac3be7e0440aa0\n";
 /// It tells by the statement where to send it, unless a comment says that the primary is meant.
-const DOOR: Door = Door {
+const GUESTS: Guests = Guests {
     address: std::net::SocketAddr::V4(std::net::SocketAddrV4::new(CLIENTS.0, PORT)),
-    reads: USER,
+    writer: (USER, USER),
+    reader: (USER, USER),
     idle: "/*NO LOAD BALANCE*/ SELECT pg_is_in_recovery()",
 };
 
@@ -160,7 +161,7 @@ fn one(
     let mut scene = Scene::set(place, options)?;
     let ground = &scene.ground;
     let primary = &ground.spots[0];
-    let clients = Clients::start(ground, DOOR, number)?;
+    let clients = ground.clients.within(|| Clients::start(GUESTS, number))?;
     rest(LEAD + dice.between(Duration::ZERO, PHASE_MAX))?;
     let early = ground.agent.calls();
     let (fault, held) = strike(case, ground, primary)?;

@@ -4,7 +4,7 @@ use super::Durability;
 use super::config::{self, Hooks};
 use super::ground::{Ground, Spot, itself};
 use super::topology::{Chapter, Topology, history};
-use super::writer::Door;
+use super::writer::Guests;
 use crate::place::{self, Workplace};
 use crate::pooler::{self, Launch, Pooler};
 use crate::postgres::{Login, Node};
@@ -12,7 +12,7 @@ use crate::process::Outcome;
 use crate::rig::console::Console;
 use crate::rig::event::Table;
 use crate::rig::family;
-use crate::rig::scene::{CAPABILITIES, CLIENTS, PORT, REPLICAS, client};
+use crate::rig::scene::{CAPABILITIES, CLIENTS, PORT, REPLICAS, USER, client};
 use nix::sys::signal::Signal;
 use std::cell::RefCell;
 use std::fs;
@@ -69,11 +69,12 @@ impl<'place> Scene<'place> {
         Ok(scene)
     }
 
-    /// Where clients find pgring.
-    #[expect(clippy::unused_self, reason = "it is the door of this scene, wherever that is")]
-    pub(super) fn door(&self) -> Door {
+    /// Who the clients are, and where they find pgring.
+    #[expect(clippy::unused_self, reason = "they are those of this scene, wherever that is")]
+    pub(super) fn guests(&self) -> Guests {
         let address = (CLIENTS.0, PORT).into();
-        Door { address, reads: REPLICAS, idle: "SELECT pg_is_in_recovery()" }
+        let idle = "SELECT pg_is_in_recovery()";
+        Guests { address, writer: (USER, USER), reader: (USER, REPLICAS), idle }
     }
 
     /// Whether pgring may change the primary.

@@ -5,22 +5,22 @@ use serde::Serialize;
 
 /// SHOW TOPOLOGY.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub(super) struct Topology {
+pub(crate) struct Topology {
     /// It grows whenever writes are opened or shut.
-    pub(super) epoch: u64,
+    pub(crate) epoch: u64,
     /// What is going on, in one small word.
-    pub(super) state: String,
+    pub(crate) state: String,
     /// Who is written to.
-    pub(super) primary: String,
+    pub(crate) primary: String,
     /// Nodes that get nothing, with the reason.
-    pub(super) quarantine: Vec<(String, String)>,
+    pub(crate) quarantine: Vec<(String, String)>,
     /// All of it, for people.
-    pub(super) text: String,
+    pub(crate) text: String,
 }
 
 impl Topology {
     /// Reads what the console has shown. A column that is not there is empty.
-    pub(super) fn parse(table: &Table) -> Self {
+    pub(crate) fn parse(table: &Table) -> Self {
         let mut topology = Self::default();
         for row in table.rows() {
             let field = |name| row.field(name).unwrap_or_default();
@@ -43,36 +43,39 @@ impl Topology {
     }
 
     /// Whether writes are open, to somebody.
-    pub(super) fn is_normal(&self) -> bool {
+    pub(crate) fn is_normal(&self) -> bool {
         self.state == "normal" && !self.primary.is_empty()
     }
 }
 
 /// A change of the primary that has ended.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub(super) struct Chapter {
+pub(crate) struct Chapter {
     /// The epoch in which it ended.
-    pub(super) epoch: u64,
-    pub(super) kind: String,
-    pub(super) reason: String,
-    pub(super) from: String,
-    pub(super) to: String,
+    pub(crate) epoch: u64,
+    /// When it began, in seconds since 1970.
+    pub(crate) time: f64,
+    pub(crate) kind: String,
+    pub(crate) reason: String,
+    pub(crate) from: String,
+    pub(crate) to: String,
     /// What is lost at most, in words.
-    pub(super) bound: String,
+    pub(crate) bound: String,
     /// How long pgring itself says that writes were shut.
-    pub(super) outage: String,
+    pub(crate) outage: String,
     /// Name of each step, and milliseconds from the start until it was done.
-    pub(super) steps: Vec<(String, f64)>,
+    pub(crate) steps: Vec<(String, f64)>,
 }
 
 /// SHOW HISTORY: the chapters since this epoch, the oldest first.
-pub(super) fn history(table: &Table, since: u64) -> Vec<Chapter> {
+pub(crate) fn history(table: &Table, since: u64) -> Vec<Chapter> {
     let mut chapters: Vec<Chapter> = table
         .rows()
         .map(|row| {
             let field = |name| row.field(name).unwrap_or_default().to_owned();
             Chapter {
                 epoch: field("epoch").parse().unwrap_or(0),
+                time: field("time").parse().unwrap_or(0.0),
                 kind: field("kind"),
                 reason: field("reason"),
                 from: field("from"),
@@ -112,7 +115,7 @@ fn step(text: &str) -> Option<(String, f64)> {
 
 /// The time in a bound, in seconds: all that was acknowledged longer ago than this before the
 /// fault is kept. None if the words have no time in them.
-pub(super) fn bound_seconds(text: &str) -> Option<f64> {
+pub(crate) fn bound_seconds(text: &str) -> Option<f64> {
     let words: Vec<&str> = text.split([' ', ',', ';', '(', ')']).collect();
     words.iter().enumerate().find_map(|(index, word)| {
         let end = word.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(word.len());

@@ -5,7 +5,6 @@
 //! question, and the table answers it afterwards.
 
 use super::client::{Answer, Client};
-use super::ground::Ground;
 use crate::process::Outcome;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -17,7 +16,7 @@ use std::time::{Duration, Instant};
 /// Connections that write.
 const WRITERS: u64 = 8;
 /// Between two writes of all of them together.
-pub(super) const WRITE_EVERY: Duration = Duration::from_millis(5);
+pub(crate) const WRITE_EVERY: Duration = Duration::from_millis(5);
 /// Connections that read, and the time between two reads of all of them together.
 const READERS: u32 = 4;
 const READ_EVERY: Duration = Duration::from_millis(20);
@@ -30,14 +29,14 @@ const CONNECT_EVERY: Duration = Duration::from_millis(10);
 /// How long an answer may take after the end.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The table of the writes.
-pub(super) const TABLE: &str = "outage";
+pub(crate) const TABLE: &str = "outage";
 /// Keys of a writer in one run, and of all writers in one run.
 const WRITER_KEYS: u64 = 1_000_000;
 const RUN_KEYS: u64 = 100 * WRITER_KEYS;
 
 /// What a write was told.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) enum End {
+pub(crate) enum End {
     /// Done.
     Acked,
     /// This SQLSTATE.
@@ -50,47 +49,50 @@ pub(super) enum End {
 
 /// A write.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub(super) struct Write {
+pub(crate) struct Write {
     /// No other write has it.
-    pub(super) key: u64,
+    pub(crate) key: u64,
     /// When it was sent.
-    pub(super) sent: Instant,
+    pub(crate) sent: Instant,
     /// When its end was heard.
-    pub(super) at: Instant,
+    pub(crate) at: Instant,
     /// What that was.
-    pub(super) end: End,
+    pub(crate) end: End,
 }
 
 /// What all clients of a run saw.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Log {
+pub(crate) struct Log {
     /// All writes.
-    pub(super) writes: Vec<Write>,
+    pub(crate) writes: Vec<Write>,
     /// Connects of writers that failed, by SQLSTATE.
-    pub(super) connects: BTreeMap<String, u64>,
+    pub(crate) connects: BTreeMap<String, u64>,
     /// Reads that succeeded.
-    pub(super) reads: u64,
+    pub(crate) reads: u64,
     /// Those that did not, by SQLSTATE.
-    pub(super) reads_failed: BTreeMap<String, u64>,
+    pub(crate) reads_failed: BTreeMap<String, u64>,
     /// Idle sessions that were closed.
-    pub(super) idle_closed: u64,
+    pub(crate) idle_closed: u64,
     /// Idle sessions on which a statement failed afterwards.
-    pub(super) idle_failed: u64,
+    pub(crate) idle_failed: u64,
 }
 
-/// Where clients come in, and what depends on who stands there.
+/// Who they are, and where they go.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Door {
-    pub(super) address: SocketAddr,
-    /// The database in which reads go to standbys.
-    pub(super) reads: &'static str,
+pub(crate) struct Guests {
+    /// Where pgring listens.
+    pub(crate) address: SocketAddr,
+    /// User and database of those who write or do nothing.
+    pub(crate) writer: (&'static str, &'static str),
+    /// User and database of those who read.
+    pub(crate) reader: (&'static str, &'static str),
     /// Says `f` if it goes to the primary, as it must: an idle session is asked it at the end.
-    pub(super) idle: &'static str,
+    pub(crate) idle: &'static str,
 }
 
 /// What the clients share.
 struct Shared {
-    door: Door,
+    guests: Guests,
     begin: Instant,
     ending: AtomicBool,
     /// When the last write was acknowledged, in microseconds since `begin`.
@@ -98,48 +100,45 @@ struct Shared {
 }
 
 /// Clients that go on until they are stopped.
-pub(super) struct Clients {
+pub(crate) struct Clients {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<Log>>,
     idle: Vec<Client>,
 }
 
 impl Clients {
-    /// Starts them, in their namespace. A thread stays in that of the one that started it.
-    pub(super) fn start(ground: &Ground, door: Door, run: u64) -> Outcome<Self> {
+    /// Starts them. A thread stays in the namespace of the one that started it.
+    pub(crate) fn start(guests: Guests, run: u64) -> Outcome<Self> {
         let begin = Instant::now();
-        let shared = Shared { door, begin, ending: false.into(), acked: 0.into() };
-        let shared = Arc::new(shared);
-        ground.clients.within(|| {
-            let mut threads = Vec::new();
-            for number in 0..WRITERS {
-                let shared = Arc::clone(&shared);
-                let first = run * RUN_KEYS + number * WRITER_KEYS;
-                let due = begin + WRITE_EVERY * u32::try_from(number).unwrap_or(0);
-                threads.push(thread::spawn(move || write(&shared, first, due)));
-            }
-            for number in 0..READERS {
-                let shared = Arc::clone(&shared);
-                let due = begin + READ_EVERY * number;
-                threads.push(thread::spawn(move || read(&shared, due)));
-            }
-            let mut clients = Self { shared: Arc::clone(&shared), threads, idle: Vec::new() };
-            for _ in 0..IDLE {
-                let idle = Client::connect(door.address, WRITE_LOGIN, &|| late(begin));
-                clients.idle.push(idle.map_err(|error| format!("an idle session: {error:?}"))?);
-            }
-            Ok(clients)
-        })
+        let shared = Arc::new(Shared { guests, begin, ending: false.into(), acked: 0.into() });
+        let mut clients =
+            Self { shared: Arc::clone(&shared), threads: Vec::new(), idle: Vec::new() };
+        for number in 0..WRITERS {
+            let shared = Arc::clone(&shared);
+            let first = run * RUN_KEYS + number * WRITER_KEYS;
+            let due = begin + WRITE_EVERY * u32::try_from(number).unwrap_or(0);
+            clients.threads.push(thread::spawn(move || write(&shared, first, due)));
+        }
+        for number in 0..READERS {
+            let shared = Arc::clone(&shared);
+            let due = begin + READ_EVERY * number;
+            clients.threads.push(thread::spawn(move || read(&shared, due)));
+        }
+        for _ in 0..IDLE {
+            let idle = Client::connect(guests.address, guests.writer, &|| late(begin));
+            clients.idle.push(idle.map_err(|error| format!("an idle session: {error:?}"))?);
+        }
+        Ok(clients)
     }
 
     /// How long ago the last write was acknowledged.
-    pub(super) fn quiet(&self) -> Duration {
+    pub(crate) fn quiet(&self) -> Duration {
         let acked = Duration::from_micros(self.shared.acked.load(Ordering::SeqCst));
         self.shared.begin.elapsed().saturating_sub(acked)
     }
 
     /// Stops them and gives what they saw.
-    pub(super) fn stop(mut self) -> Outcome<Log> {
+    pub(crate) fn stop(mut self) -> Outcome<Log> {
         self.shared.ending.store(true, Ordering::SeqCst);
         let mut log = Log::default();
         for thread in self.threads.drain(..) {
@@ -155,7 +154,7 @@ impl Clients {
                 continue;
             }
             let asked = Instant::now();
-            let answer = idle.ask(self.shared.door.idle, &|| asked.elapsed() > PATIENCE);
+            let answer = idle.ask(self.shared.guests.idle, &|| asked.elapsed() > PATIENCE);
             // It goes to whoever is the primary now.
             log.idle_failed += u64::from(answer != Answer::Done("f".to_owned()));
         }
@@ -173,9 +172,6 @@ impl Drop for Clients {
         }
     }
 }
-
-/// User and database of those who write.
-const WRITE_LOGIN: (&str, &str) = (crate::rig::scene::USER, crate::rig::scene::USER);
 
 fn add(sums: &mut BTreeMap<String, u64>, more: BTreeMap<String, u64>) {
     for (code, count) in more {
@@ -207,7 +203,7 @@ impl Shared {
     /// Connects, however often it takes, until the end.
     fn connect(&self, login: (&str, &str), failures: &mut BTreeMap<String, u64>) -> Option<Client> {
         while !self.ends() {
-            match Client::connect(self.door.address, login, &|| self.ends()) {
+            match Client::connect(self.guests.address, login, &|| self.ends()) {
                 Ok(client) => return Some(client),
                 // The end is nobody's failure.
                 Err(Answer::Silent) => {}
@@ -253,7 +249,8 @@ fn write(shared: &Shared, first: u64, mut due: Instant) -> Log {
     while shared.wait(due) {
         due = (due + period).max(Instant::now().checked_sub(LATE_MAX).unwrap_or(due));
         let connected = client.take();
-        let connected = connected.or_else(|| shared.connect(WRITE_LOGIN, &mut log.connects));
+        let connected =
+            connected.or_else(|| shared.connect(shared.guests.writer, &mut log.connects));
         let Some(mut session) = connected else { break };
         let number = first % RUN_KEYS / WRITER_KEYS;
         let sql = format!("INSERT INTO {TABLE} VALUES ({number}, {seq}, {key})");
@@ -276,7 +273,7 @@ fn write(shared: &Shared, first: u64, mut due: Instant) -> Log {
         if is_over(&answer) {
             // At once, not when the next write is due.
             drop(session);
-            client = shared.connect(WRITE_LOGIN, &mut log.connects);
+            client = shared.connect(shared.guests.writer, &mut log.connects);
         } else {
             client = Some(session);
         }
@@ -287,12 +284,12 @@ fn write(shared: &Shared, first: u64, mut due: Instant) -> Log {
 fn read(shared: &Shared, mut due: Instant) -> Log {
     let mut log = Log::default();
     let mut client = None;
-    let login = (WRITE_LOGIN.0, shared.door.reads);
     while shared.wait(due) {
         due = (due + READ_EVERY * READERS).max(Instant::now());
         let connected = client.take();
         // A reader that cannot connect fails as one does whose statement fails.
-        let connected = connected.or_else(|| shared.connect(login, &mut log.reads_failed));
+        let connected =
+            connected.or_else(|| shared.connect(shared.guests.reader, &mut log.reads_failed));
         let Some(mut session) = connected else { break };
         let answer = shared.ask(&mut session, "SELECT count(*) FROM pgbench_branches");
         match &answer {
