@@ -70,6 +70,8 @@ pub struct At {
 pub enum Event {
     /// What the store has; none: nothing was ever written.
     Loaded(Revision, Option<Box<Record>>),
+    /// There is no reading it, in words: another process has it, or the disk is at fault.
+    Unread(String),
     /// A write has ended well.
     Saved(Revision),
     /// A write has failed, and nobody knows whether it was done: somebody else has written, or the
@@ -339,6 +341,7 @@ impl Failover {
     pub fn handle(&mut self, at: At, event: Event, out: &mut Out) {
         match event {
             Event::Loaded(revision, record) => self.loaded(at, revision, record, out),
+            Event::Unread(reason) => self.status = reason,
             Event::Saved(revision) => {
                 if let Some(record) = self.saving.take() {
                     self.kept = Some((revision, record));
