@@ -37,6 +37,8 @@ GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_waldir() TO :"role";
 GRANT ALTER SYSTEM ON PARAMETER primary_conninfo, primary_slot_name TO :"role";
 -- Has a standby that a new primary refused at first try again within 0.2 s instead of 5 s.
 GRANT ALTER SYSTEM ON PARAMETER wal_retrieve_retry_interval TO :"role";
+-- Has a standby ask a silent primary whether it is there, and so be a witness.
+GRANT ALTER SYSTEM ON PARAMETER wal_receiver_timeout TO :"role";
 -- Says which standbys acknowledge commits.
 GRANT ALTER SYSTEM ON PARAMETER synchronous_standby_names TO :"role";
 -- Shuts an old primary that can still be asked.

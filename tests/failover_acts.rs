@@ -61,6 +61,8 @@ fn replace([p, a, b]: [&Node<'_>; 3], sources: &[View; 2]) -> thread::JoinHandle
     assert_eq!(rows.stdout.trim(), "3", "one before, one thawed, one on the new primary");
     fence
 }
+/// How long a receiver waits for a silent primary.
+const PATIENCE: Duration = Duration::from_millis(700);
 
 #[test]
 fn a_primary_is_replaced_by_one_of_two_standbys_without_a_lost_commit() {
@@ -84,7 +86,7 @@ fn a_primary_is_replaced_by_one_of_two_standbys_without_a_lost_commit() {
         assert!(
             view.receiver.as_ref().expect("one").from.ends_with(&p.postgres.port().to_string())
         );
-        node.well(&Act::Prepare);
+        node.well(&Act::Prepare(PATIENCE));
         assert_eq!(node.look().retry, Duration::from_millis(200));
         let follow = node.follow(&view, &p, &slot_name(node.name));
         println!("follow {}: {:?}", node.name, node.well(&follow));
@@ -135,7 +137,7 @@ fn the_timeline_of_a_standby_without_a_receiver_is_that_of_its_log() {
     let p = Node::new(&p, "p");
     let mut old = nodes.each_ref().map(Node::look);
     for (index, node) in nodes.iter().enumerate() {
-        node.well(&Act::Prepare);
+        node.well(&Act::Prepare(PATIENCE));
         old[index] = node.freeze().0;
         assert_eq!((old[index].timeline, node.identified()), (1, 1));
     }
@@ -249,7 +251,7 @@ fn a_prepared_standby_soon_tries_again() {
     let (p, s) = (Node::new(&p, "p"), Node::new(&s, "s"));
     for (prepared, slot) in [(false, "pgring_a"), (true, "pgring_b")] {
         if prepared {
-            s.well(&Act::Prepare);
+            s.well(&Act::Prepare(PATIENCE));
         }
         s.well(&s.follow(&s.look(), &p, slot));
         s.until("it is refused", |view| !streams(view));
@@ -298,7 +300,7 @@ fn a_prepared_standby_is_promoted_at_once() {
             let s = Node::new(&s, "s");
             s.until("it streams", streams);
             if prepared {
-                s.well(&Act::Prepare);
+                s.well(&Act::Prepare(PATIENCE));
             }
             if dead {
                 p.end();
@@ -329,7 +331,7 @@ fn a_standby_that_hangs_at_a_silent_primary_is_frozen_and_promoted() {
             let s = Node::new(&s, "s");
             s.until("it streams", streams);
             if prepared {
-                s.well(&Act::Prepare);
+                s.well(&Act::Prepare(PATIENCE));
             }
             let conninfo = format!("host=127.0.0.1 port={port} user=postgres");
             s.well(&Act::Follow { conninfo, slot: String::new() });
@@ -405,7 +407,8 @@ fn no_right_of_the_role_is_one_too_many() {
         ("pg_read_all_settings", &s, Act::Look),
         ("ALTER SYSTEM ON PARAMETER primary_conninfo", &s, Act::Freeze),
         ("ALTER SYSTEM ON PARAMETER primary_slot_name", &s, follow),
-        ("ALTER SYSTEM ON PARAMETER wal_retrieve_retry_interval", &s, Act::Prepare),
+        ("ALTER SYSTEM ON PARAMETER wal_retrieve_retry_interval", &s, Act::Prepare(PATIENCE)),
+        ("ALTER SYSTEM ON PARAMETER wal_receiver_timeout", &s, Act::Prepare(PATIENCE)),
         ("EXECUTE ON FUNCTION pg_promote(boolean, integer)", &s, Act::Promote(SOON)),
         ("ALTER SYSTEM ON PARAMETER synchronous_standby_names", &p, Act::Sync(String::new())),
         ("ALTER SYSTEM ON PARAMETER default_transaction_read_only", &p, Act::Kick),

@@ -27,19 +27,23 @@
 //! wall is written into the record for people, and for a cooldown; nothing else depends on it.
 
 pub mod act;
+mod admission;
 mod down;
 mod fence;
 mod planned;
 mod promote;
+#[cfg(test)]
+mod sim;
 pub mod slot;
 pub mod verb;
 mod watch;
+pub mod words;
 
 use crate::action::Level;
 use crate::config::{Cluster, Durability, Failover as Settings};
 use crate::failover::act::{Act, Done, View};
-use crate::failover::verb::{Reply, Verb};
-use crate::record::{Record, Revision, State};
+use crate::failover::words::{Action, At, Event, Member, Out, Stage, Wish};
+use crate::record::{Record, Revision, State, Synchronous};
 use crate::time::{Duration, Instant};
 use crate::topology::Lsn;
 use crate::topology::gate::{Gate, Writes};
@@ -55,145 +59,6 @@ const HASTE: Duration = Duration::from_millis(10);
 const SOON: Duration = Duration::from_secs(5);
 /// A failed write of the record is tried again after this.
 const SAVE_AGAIN: Duration = Duration::from_secs(1);
-
-/// The two clocks.
-#[derive(Clone, Copy, Debug)]
-pub struct At {
-    /// The one that everything goes by.
-    pub now: Instant,
-    /// Microseconds since 1970, for people.
-    pub unix: u64,
-}
-
-/// What the machine hears.
-#[derive(Clone, Debug)]
-pub enum Event {
-    /// What the store has; none: nothing was ever written.
-    Loaded(Revision, Option<Box<Record>>),
-    /// There is no reading it, in words: another process has it, or the disk is at fault.
-    Unread(String),
-    /// A write has ended well.
-    Saved(Revision),
-    /// A write has failed, and nobody knows whether it was done: somebody else has written, or the
-    /// disk is full.
-    Unsaved(String),
-    /// How a node is, as seen from here.
-    Verdict {
-        /// Its place in the cluster.
-        node: usize,
-        /// How it is.
-        health: Health,
-    },
-    /// An act has ended.
-    Done {
-        /// Which.
-        number: u64,
-        /// How.
-        done: Done,
-    },
-    /// No lane has a connection to a primary any more, as of the gate with this epoch.
-    Vacated(u64),
-    /// An operator wants something.
-    Verb {
-        /// For the answer.
-        ticket: u64,
-        /// Who.
-        user: Arc<str>,
-        /// What.
-        verb: Verb,
-    },
-}
-
-/// What it asks for.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Action {
-    /// Read the store.
-    Load,
-    /// Write the record, if this revision is the one that is there.
-    Save(Revision, Box<Record>),
-    /// Lanes are to know this.
-    Gate(Gate),
-    /// They are to let go of all connections to primaries; said behind the gate with this epoch.
-    Vacate(u64),
-    /// Do this to a node.
-    Act {
-        /// For the answer.
-        number: u64,
-        /// Its place in the cluster.
-        node: usize,
-        /// What.
-        act: Act,
-    },
-    /// Answer an operator.
-    Reply(u64, Reply),
-    /// Worth a line in the log.
-    Note(Level, String),
-}
-
-/// What comes of it.
-pub type Out = Vec<Action>;
-
-/// A node, as far as it matters here.
-#[derive(Debug)]
-struct Member {
-    name: Arc<str>,
-    /// Where others reach it: host and port.
-    peer: (String, u16),
-    priority: u32,
-    health: Health,
-    /// Since when the verdict is what it is.
-    since: Instant,
-    /// How it was when it was last looked at.
-    view: Option<(Instant, View)>,
-    /// It is being looked at, since.
-    looking: Option<(u64, Instant)>,
-    next_look: Instant,
-    /// Since when it has done what a standby should.
-    streaming: Option<Instant>,
-    /// When it was last told whom to follow.
-    told: Option<Instant>,
-    /// Something is being done to it.
-    busy: Option<u64>,
-}
-
-/// What is being waited for, beside what the record says.
-#[derive(Debug, PartialEq)]
-enum Stage {
-    /// Nothing: what the record says is what is to be done.
-    Rest,
-    /// Lanes let go, and the record is written.
-    Vacating { epoch: u64 },
-    /// Standbys stop to receive.
-    Freezing { since: Instant, left: BTreeMap<u64, usize> },
-    /// A command ends the old primary.
-    Ending { number: u64 },
-    /// Another try later.
-    Stuck { until: Instant },
-    /// The candidate gets ready; then it is promoted.
-    Preparing { left: BTreeSet<u64> },
-    /// It is being promoted.
-    Promoting { number: u64 },
-    /// Is it?
-    Verifying { number: u64 },
-    /// It is written to.
-    Proving { number: u64, timeline: u32 },
-    /// Before a planned change: checkpoints, slots.
-    Preflight { left: BTreeSet<u64>, target: usize },
-    /// What has begun ends.
-    Draining { epoch: u64, until: Instant },
-    /// Where does the log of the old primary end?
-    Reading { number: u64 },
-    /// The old primary stops.
-    Stopping { number: u64 },
-    /// The candidate receives the rest.
-    CatchingUp { until: Instant },
-}
-
-/// Something an operator is waiting for.
-#[derive(Debug)]
-struct Wish {
-    ticket: u64,
-}
 
 /// The machine of one cluster.
 #[derive(Debug)]
@@ -213,24 +78,33 @@ pub struct Failover {
     frozen: BTreeMap<usize, View>,
     /// What lanes were told.
     gate: Gate,
-    /// Since when nobody is written to before standbys have what the primary has (rule R5).
-    held: Option<Instant>,
+    /// Who may still be written to, by what lanes were told before; and the gate behind which they
+    /// were asked to let go of that.
+    opened: Option<Arc<str>>,
+    clearing: u64,
+    /// Since when nobody is written to before standbys have what the primary has (rule R5), and
+    /// where its log ended when it was first seen after that.
+    held: Option<(Instant, Option<Lsn>)>,
     /// Where the log of the old primary ended when nobody wrote to it any more.
     target: Option<Lsn>,
     /// Where the primary was when.
     track: VecDeque<(Instant, Lsn)>,
     numbers: u64,
-    /// What is under way, by number.
-    acts: BTreeMap<u64, usize>,
+    /// The time of the event that is being handled.
+    now: Instant,
+    /// What is under way, by number: on which node, and since when.
+    acts: BTreeMap<u64, (usize, Instant)>,
     wish: Option<Wish>,
+    /// Who acknowledges the candidate's commits, as it was told before it was promoted.
+    promised: Synchronous,
     /// Rejoins that somebody waits for.
     rejoins: BTreeMap<u64, (u64, usize)>,
     /// Nodes to be made standbys once the change is over.
     rejoin: BTreeSet<usize>,
     /// When the primary of the record became it, and since when its synchronous standbys are those
-    /// of the record.
+    /// of the record, and where its log ended when all of it had heard of them.
     crowned: Instant,
-    agreed: Option<Instant>,
+    agreed: Option<(Instant, Option<Lsn>)>,
     /// When the primary had been asked to stop.
     asked_to_stop: Option<Instant>,
     /// When the change under way began, and when something was last wrong with the primary.
@@ -264,6 +138,13 @@ impl Failover {
             streaming: None,
             told: None,
             busy: None,
+            touched: at.now,
+        };
+        let opened = match &gate.writes {
+            _ if gate.epoch == 0 => None,
+            Writes::Open(name) => Some(Arc::clone(name)),
+            // Nobody knows: lanes are to let go of whatever it was.
+            Writes::Drain | Writes::Shut => Some("".into()),
         };
         Self {
             cluster: cluster.name.as_str().into(),
@@ -277,10 +158,14 @@ impl Failover {
             stage: Stage::Rest,
             frozen: BTreeMap::new(),
             gate,
+            opened,
+            clearing: 0,
+            promised: Synchronous::default(),
             held: None,
             target: None,
             track: VecDeque::new(),
             numbers: 0,
+            now: at.now,
             acts: BTreeMap::new(),
             wish: None,
             rejoins: BTreeMap::new(),
@@ -339,6 +224,7 @@ impl Failover {
 
     /// Something has happened.
     pub fn handle(&mut self, at: At, event: Event, out: &mut Out) {
+        self.now = at.now;
         match event {
             Event::Loaded(revision, record) => self.loaded(at, revision, record, out),
             Event::Unread(reason) => self.status = reason,
@@ -364,6 +250,7 @@ impl Failover {
 
     /// Time has passed. To be called at least every twentieth of a second.
     pub fn tick(&mut self, at: At, out: &mut Out) {
+        self.now = at.now;
         self.proceed(at, out);
     }
 
@@ -378,7 +265,10 @@ impl Failover {
             State::Fencing => self.fencing(at, out),
             State::Promoting => self.promoting(at, out),
             State::Switching => self.switching(at, out),
-            State::Conflict => self.status = format!("conflict: {}", self.record.reason),
+            State::Conflict => {
+                self.status = format!("conflict: {}", self.record.reason);
+                self.fail_wish(&self.status.clone(), out);
+            }
         }
         self.save(at, out);
         self.tell(out);
@@ -404,11 +294,15 @@ impl Failover {
         }
         self.record = record.clone();
         self.kept = Some((revision, record));
+        self.fail_wish("the record has been read anew", out);
+        // It may have started again while nobody looked. Lanes that have been told before a reload
+        // go on.
+        if first && self.gate.epoch == 0 {
+            self.hold_from(at.now);
+        }
         self.stage = Stage::Rest;
         self.frozen.clear();
         self.begun = at.now;
-        // Lanes that have been told before go on; else the primary is asked how it is first.
-        self.held = (self.gate.epoch == 0).then_some(at.now);
         let left = self.record.cooldown_until.saturating_sub(at.unix / 1_000_000);
         let left = Duration::from_secs(left).min(self.settings.cooldown);
         self.cooldown = (!left.is_zero()).then(|| at.now + left);
@@ -434,57 +328,20 @@ impl Failover {
         out.push(Action::Save(revision, Box::new(self.record.clone())));
     }
 
-    /// Who may be written to, by what is kept and not only meant.
-    fn tell(&mut self, out: &mut Out) {
-        let kept = self.kept.as_ref().map(|(_, record)| record);
-        let opened = kept.is_some_and(|kept| {
-            kept.state == State::Normal
-                && kept.epoch == self.record.epoch
-                && kept.primary == self.record.primary
-                && !kept.primary.is_empty()
-        });
-        let writes = match self.record.state {
-            State::Normal if opened && self.held.is_none() => {
-                Writes::Open(self.record.primary.as_str().into())
-            }
-            State::Switching if !self.record.stop_issued && !self.is_emptied() => Writes::Drain,
-            State::Normal
-            | State::Fencing
-            | State::Promoting
-            | State::Switching
-            | State::Conflict => Writes::Shut,
-        };
-        let quarantine = self.record.quarantine.keys().map(|name| name.as_str().into()).collect();
-        if writes != self.gate.writes || quarantine != self.gate.quarantine || self.gate.epoch == 0
-        {
-            // Whatever was opened before it was shut is not used after.
-            let turned = writes != self.gate.writes || self.gate.epoch == 0;
-            let epoch = self.gate.epoch + u64::from(turned);
-            self.gate = Gate { epoch, writes, quarantine };
-            out.push(Action::Gate(self.gate.clone()));
-        }
-        if let Stage::Vacating { epoch } | Stage::Draining { epoch, .. } = &mut self.stage
-            && *epoch == 0
-        {
-            *epoch = self.gate.epoch;
-            out.push(Action::Vacate(self.gate.epoch));
-        }
-    }
-
     /// Asks nodes how they are, as often as it matters.
     fn look(&mut self, at: At, out: &mut Out) {
         for node in 0..self.members.len() {
             let it = &self.members[node];
             if it.looking.is_none() && it.busy.is_none() && at.now >= it.next_look {
                 let number = self.act(node, Act::Look, out);
-                self.members[node].looking = Some((number, at.now));
+                self.members[node].looking = Some(number);
             }
         }
     }
 
     fn act(&mut self, node: usize, act: Act, out: &mut Out) -> u64 {
         self.numbers += 1;
-        self.acts.insert(self.numbers, node);
+        self.acts.insert(self.numbers, (node, self.now));
         out.push(Action::Act { number: self.numbers, node, act });
         self.numbers
     }
@@ -505,25 +362,25 @@ impl Failover {
             self.troubled = at.now;
         }
         if ends_sessions(health.verdict) && !ends_sessions(before) {
-            self.held = Some(at.now);
+            self.hold_from(at.now);
         }
     }
 
     /// An act has ended: whoever waits for it hears of it.
     fn done(&mut self, at: At, number: u64, done: Done, out: &mut Out) {
-        let Some(node) = self.acts.remove(&number) else { return };
+        let Some((node, asked)) = self.acts.remove(&number) else { return };
         let member = &mut self.members[node];
         if member.busy == Some(number) {
             member.busy = None;
+            member.touched = at.now;
             member.next_look = at.now;
         }
-        let asked = member.looking.take_if(|(looked, _)| *looked == number).map(|(_, at)| at);
-        if asked.is_some() {
+        if member.looking.take_if(|looked| *looked == number).is_some() {
             let pause = self.pause(at.now);
             self.members[node].next_look = at.now + pause;
         }
         if let Done::Seen(view) = &done {
-            self.seen(at, node, asked.unwrap_or(at.now), View::clone(view));
+            self.seen(at, node, asked, View::clone(view));
         }
         if self.rejoined(number, &done, out) {
             return;

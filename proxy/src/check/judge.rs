@@ -225,6 +225,12 @@ fn own_settings(book: &mut Book, failover: &Failover, node: &Known<'_>, count: u
                     back: ALTER SYSTEM SET wal_log_hints = on, and restart";
         say(Grade::Warning, text.to_owned());
     }
+    if !failover.rejoin_command.is_empty() && node.is("wal_keep_size", "0") {
+        let text = "wal_keep_size is 0: an old primary that has started again by itself may lack \
+                    the WAL that pg_rewind looks for: ALTER SYSTEM SET wal_keep_size = '1GB', or \
+                    what the disk has room for, and reload";
+        say(Grade::Warning, text.to_owned());
+    }
     if node.is("full_page_writes", "off") {
         let text = "full_page_writes is off: pg_rewind wants it on (ALTER SYSTEM SET \
                     full_page_writes = on, and reload)";

@@ -67,7 +67,7 @@ pub(super) struct Here {
 }
 
 /// What the settings are that matter.
-const SETTINGS: [&str; 22] = [
+const SETTINGS: [&str; 23] = [
     "data_checksums",
     "default_transaction_read_only",
     "fsync",
@@ -87,6 +87,7 @@ const SETTINGS: [&str; 22] = [
     "recovery_target_xid",
     "restore_command",
     "synchronous_commit",
+    "wal_keep_size",
     "wal_level",
     "wal_log_hints",
     "wal_retrieve_retry_interval",

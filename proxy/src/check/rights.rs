@@ -42,7 +42,7 @@ const fn old(need: Need, holds: &'static str, grant: &'static str) -> Right {
 }
 
 /// All of them.
-pub(super) const RIGHTS: [Right; 17] = [
+pub(super) const RIGHTS: [Right; 18] = [
     old(
         Need::Watching,
         "pg_has_role('pg_read_all_stats', 'USAGE')",
@@ -88,6 +88,11 @@ pub(super) const RIGHTS: [Right; 17] = [
         Need::Acting,
         "has_parameter_privilege('wal_retrieve_retry_interval', 'ALTER SYSTEM')",
         "GRANT ALTER SYSTEM ON PARAMETER wal_retrieve_retry_interval TO {role}",
+    ),
+    right(
+        Need::Acting,
+        "has_parameter_privilege('wal_receiver_timeout', 'ALTER SYSTEM')",
+        "GRANT ALTER SYSTEM ON PARAMETER wal_receiver_timeout TO {role}",
     ),
     right(
         Need::Sync,

@@ -69,7 +69,7 @@ pub async fn carry_out(client: &Client, act: &Act) -> Done {
         Act::Look
         | Act::Freeze
         | Act::Follow { .. }
-        | Act::Prepare
+        | Act::Prepare(_)
         | Act::Slots(_)
         | Act::Advance(_)
         | Act::Sync(_)
@@ -92,7 +92,7 @@ async fn perform(client: &Client, act: &Act) -> Result<Done, Failed> {
         Act::Look => return look::look(client).await.map(|view| Done::Seen(Box::new(view))),
         Act::Freeze => return freeze(client).await,
         Act::Follow { conninfo, slot } => follow(client, conninfo, slot).await?,
-        Act::Prepare => prepare(client).await?,
+        Act::Prepare(patience) => prepare(client, *patience).await?,
         Act::Slots(names) => slots(client, names).await?,
         Act::Advance(slots) => advance(client, slots).await?,
         Act::Sync(names) => set(client, &[("synchronous_standby_names", names)]).await?,
@@ -232,15 +232,20 @@ async fn follow(client: &Client, conninfo: &str, slot: &str) -> Result<(), Faile
     set(client, &[("primary_conninfo", conninfo), ("primary_slot_name", slot)]).await
 }
 
-async fn prepare(client: &Client) -> Result<(), Failed> {
+async fn prepare(client: &Client, patience: Duration) -> Result<(), Failed> {
+    let patience = patience.as_millis();
     let at_most = format!(
-        "(SELECT setting::int <= {RETRY_MS} FROM pg_catalog.pg_settings \
-         WHERE name = 'wal_retrieve_retry_interval')"
+        "(SELECT bool_and(setting::int BETWEEN 1 AND CASE name \
+         WHEN 'wal_receiver_timeout' THEN {patience} ELSE {RETRY_MS} END) \
+         FROM pg_catalog.pg_settings \
+         WHERE name IN ('wal_retrieve_retry_interval', 'wal_receiver_timeout'))"
     );
     if holds(client, &at_most).await? {
         return Ok(());
     }
     let sql = format!("ALTER SYSTEM SET wal_retrieve_retry_interval = {RETRY_MS}");
+    client.batch_execute(&sql).await?;
+    let sql = format!("ALTER SYSTEM SET wal_receiver_timeout = {patience}");
     client.batch_execute(&sql).await?;
     reload(client, &at_most).await
 }

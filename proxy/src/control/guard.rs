@@ -10,9 +10,10 @@ use crate::control::store::Store;
 use contact::Contacts;
 use pgring_logic::action::Level;
 use pgring_logic::config::{Cluster, Config, Monitor};
+use pgring_logic::failover::Failover;
 use pgring_logic::failover::act::{Act, Hook};
 use pgring_logic::failover::verb::{Reply, Verb};
-use pgring_logic::failover::{Action, At, Event, Failover};
+use pgring_logic::failover::words::{Action, At, Event};
 use pgring_logic::mail::{Mail, Order};
 use pgring_logic::record::{Record, Revision};
 use std::collections::BTreeMap;
@@ -22,9 +23,6 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
-/// A standby that hears its primary has heard of so many beats of its heart, and a little more.
-const BEATS: u32 = 2;
-const MORE: Duration = Duration::from_millis(100);
 /// Lanes that have not let go of a primary by then are told again: one may have fallen over.
 const VACATE_AGAIN: Duration = Duration::from_millis(500);
 /// A store that cannot be opened or read is tried again after this.
@@ -157,9 +155,8 @@ impl Control {
         old: Option<Guard>,
     ) -> Guard {
         let settings = cluster.failover.clone().unwrap_or_default();
-        let silence = BEATS * config.monitor.heartbeat + MORE;
         let gate = old.as_ref().map(|old| old.machine.gate().clone()).unwrap_or_default();
-        let machine = Failover::new(at(), cluster, &settings, (silence, gate));
+        let machine = Failover::new(at(), cluster, &settings, (settings.witness_timeout, gate));
         let same = |old: &Guard| {
             old.cluster.failover.as_ref().is_some_and(|it| it.state_file == settings.state_file)
         };

@@ -4,6 +4,7 @@
 //! protobuf only, so the text carries classic buckets at every doubling instead; both are cut from
 //! the same counts.
 
+mod clusters;
 mod nodes;
 
 use pgring_logic::admin::world::{World, merge_pools};
@@ -78,6 +79,7 @@ pub(super) struct Picture {
     memory_bytes: u64,
     falls: u64,
     topology: Topology,
+    clusters: Vec<clusters::Cluster>,
 }
 
 type Labels = Vec<(&'static str, String)>;
@@ -97,6 +99,7 @@ impl Picture {
             memory_bytes: world.memory_bytes,
             falls: world.falls,
             topology: world.topology.clone(),
+            clusters: world.failovers.iter().map(|it| clusters::Cluster::of(it)).collect(),
         }
     }
 
@@ -252,6 +255,7 @@ impl Collector for Picture {
         let mut out = Out { encoder };
         self.process(&mut out)?;
         self.nodes(&mut out)?;
+        self.clusters(&mut out)?;
         self.gauges(&mut out)?;
         self.counters(&mut out)?;
         self.histograms(&mut out)

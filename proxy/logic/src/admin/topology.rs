@@ -138,7 +138,8 @@ fn chapter_row(cluster: &str, chapter: &Chapter) -> Vec<Cell> {
 pub(crate) mod tests {
     use crate::admin::world::tests::sample;
     use crate::config::Failover as Settings;
-    use crate::failover::{At, Event, Failover};
+    use crate::failover::Failover;
+    use crate::failover::words::{At, Event};
     use crate::record::{Chapter, Record};
     use crate::time::Instant;
     use std::sync::{Arc, LazyLock};

@@ -101,6 +101,7 @@ impl Default for Failover {
             user: None,
             password: None,
             crash_grace: Duration::from_secs(2),
+            witness_timeout: Duration::from_millis(700),
             cooldown: Duration::from_secs(10 * 60),
             drain: Duration::from_secs(2),
             promote_timeout: Duration::from_secs(60),

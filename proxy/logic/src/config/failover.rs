@@ -25,6 +25,8 @@ pub struct Failover {
     pub password: Option<Password>,
     /// How long a primary may repair itself before it is replaced.
     pub crash_grace: Duration,
+    /// For how long a standby has not heard from a primary that it takes for gone.
+    pub witness_timeout: Duration,
     /// Between two automatic changes.
     pub cooldown: Duration,
     /// How long what has begun may take to end before a planned change is given up.
@@ -97,6 +99,8 @@ pub(super) fn read(mut table: Table<'_>, nodes: &[Node], errors: &mut Errors) ->
     user(&mut failover, &mut table, errors);
     let min = Duration::from_millis(1);
     table.timeout("crash_grace", &mut failover.crash_grace, errors);
+    let least = Duration::from_millis(300);
+    table.time("witness_timeout", least, &mut failover.witness_timeout, errors);
     table.timeout("cooldown", &mut failover.cooldown, errors);
     table.time("drain", min, &mut failover.drain, errors);
     table.time("promote_timeout", Duration::from_secs(1), &mut failover.promote_timeout, errors);
@@ -159,7 +163,7 @@ mod tests {
             .take_while(|line| *line != "[[clusters.nodes]]")
             .filter_map(|line| line.split_once(" = "))
             .collect();
-        assert_eq!(keys.len(), 17, "a key came or went");
+        assert_eq!(keys.len(), 18, "a key came or went");
         let failover = full.clusters[0].failover.clone().expect("it is on");
         let defaults = Failover {
             state_file: "/var/lib/pgring/main.record".into(),

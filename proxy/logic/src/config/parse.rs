@@ -249,7 +249,7 @@ fn failovers(config: &mut Config, errors: &mut Errors) {
         errors.push(0, "monitor.user", message);
     }
     if config.monitor.heartbeat.is_zero() {
-        // Whether a standby hears its primary can be told only if there is something to hear.
+        // Nothing else tells that a disk hangs.
         config.monitor.heartbeat = HEARTBEAT;
     }
 }

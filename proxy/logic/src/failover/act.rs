@@ -30,7 +30,9 @@ pub enum Act {
     },
     /// Let a standby try again every 200 ms to receive, instead of the 5 s that are the default of
     /// `wal_retrieve_retry_interval`: the new primary may refuse it at first, for want of a slot.
-    Prepare,
+    /// And let its receiver ask a primary that says nothing whether it is there, after half of
+    /// this time, and give up after all of it (`wal_receiver_timeout`): so it is a witness.
+    Prepare(Duration),
     /// Create physical slots with these names, where they do not exist, each reserving WAL. On a
     /// standby nobody receives through them, so they keep WAL until [`Act::Advance`] moves them.
     Slots(Vec<String>),
@@ -144,6 +146,8 @@ pub struct View {
     pub archive: bool,
     /// `wal_retrieve_retry_interval`.
     pub retry: Duration,
+    /// `wal_receiver_timeout`; zero: never.
+    pub patience: Duration,
     /// On a primary: who receives from it.
     pub followers: Vec<Follower>,
 }

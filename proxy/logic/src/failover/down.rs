@@ -6,6 +6,7 @@
 //! that.
 
 use crate::config::FailoverMode;
+use crate::failover::act::View;
 use crate::failover::{Action, At, Failover, Out, Stage};
 use crate::record::{Source, State};
 use crate::time::{Duration, Instant};
@@ -24,7 +25,10 @@ impl Failover {
             return;
         }
         match self.reason(at, primary) {
-            Ok(reason) => self.declare(at, &reason, None, out),
+            Ok(reason) => {
+                self.fail_wish(&format!("failover: {reason}"), out);
+                self.declare(at, &reason, None, out);
+            }
             Err(missing) => self.status = missing,
         }
     }
@@ -119,7 +123,10 @@ impl Failover {
                 continue;
             }
             match &view.receiver {
-                Some(receiver) if receiver.heard < self.silence => hear.push(&*member.name),
+                // One that does not ask says nothing by silence.
+                Some(receiver) if receiver.heard < self.silence || !self.is_witness(view) => {
+                    hear.push(&*member.name);
+                }
                 Some(_) | None => down += 1,
             }
         }
@@ -132,6 +139,11 @@ impl Failover {
             return Err(format!("{down} of {voters} have no word of it"));
         }
         Ok(format!("{down} of {voters} have no word of it"))
+    }
+
+    /// Whether the receiver of a standby asks a silent primary whether it is there, soon enough.
+    pub(super) fn is_witness(&self, view: &View) -> bool {
+        !view.patience.is_zero() && view.patience <= self.silence
     }
 
     /// F1: nobody is written to from now on.
@@ -164,6 +176,7 @@ impl Failover {
                 self.note_source(node);
             }
             self.members[node].busy = None;
+            self.members[node].told = None;
         }
         self.stage = Stage::Vacating { epoch: 0 };
         let text = format!("cluster {}: failover: {reason}", self.cluster);

@@ -1,15 +1,19 @@
 //! Shutting the old primary out, and choosing the new one: steps F2 to F5.
 
 use crate::action::Level;
+use crate::config::FailoverMode;
 use crate::failover::act::{Act, Done, Hook, View};
 use crate::failover::{Action, At, Failover, Out, Stage};
 use crate::record::{Quarantine, State};
 use crate::time::{Duration, Instant};
 use crate::topology::Lsn;
+use crate::topology::gate::Writes;
 use std::collections::BTreeMap;
 
 /// How long standbys are waited for that need not be stopped.
 const OTHERS: Duration = Duration::from_millis(300);
+/// So long another is to be promoted though the primary is well, as an operator has said.
+const INSIST: Duration = Duration::from_secs(10);
 /// What could not be done is tried again after this.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -46,15 +50,14 @@ impl Failover {
     fn is_well_again(&self, now: Instant) -> bool {
         let Some(primary) = self.primary() else { return false };
         let member = &self.members[primary];
+        let since = self.asked_to_stop.unwrap_or(self.begun);
+        // Who has only lost its sessions looks well all the time: an operator wants another.
+        let wanted = self.record.forced || self.record.stop_issued;
         let as_before = |(asked, view): &(Instant, View)| {
-            *asked > self.asked_to_stop.unwrap_or(self.begun)
-                && self.is_the_primary(view)
-                && now.since(*asked) < AGAIN
+            *asked > since && self.is_the_primary(view) && now.since(*asked) < AGAIN
         };
-        !self.record.forced
-            && !self.record.stopped
+        (!wanted || now.since(since) >= INSIST)
             && member.health.verdict.serves()
-            && (member.since > self.begun || self.record.stop_issued)
             && member.view.as_ref().is_some_and(as_before)
     }
 
@@ -66,6 +69,7 @@ impl Failover {
 
     /// Nothing is changed: the old primary goes on, and its standbys follow it again.
     pub(super) fn give_up(&mut self, at: At, reason: &str, out: &mut Out) {
+        let untouched = self.record.state == State::Switching && !self.record.stop_issued;
         let name = self.record.primary.clone();
         let view = View { timeline: self.record.timeline, end: self.last(), ..View::default() };
         let text = format!("cluster {}: {name} stays the primary: {reason}", self.cluster);
@@ -75,12 +79,17 @@ impl Failover {
         self.fail_wish(reason, out);
         self.rejoin.clear();
         self.enthrone(at, &name, &view, "given up");
-        // What it has acknowledged to nobody its standbys lack (rule R5).
-        self.held = Some(at.now);
+        if !untouched {
+            // What it has acknowledged to nobody its standbys lack (rule R5).
+            self.hold_from(at.now);
+        }
     }
 
     /// No lane has a connection to the old primary any more.
     pub(super) fn vacated(&mut self, at: At, epoch: u64, out: &mut Out) {
+        if self.gate.writes == Writes::Shut && epoch == self.gate.epoch {
+            self.opened = None;
+        }
         match self.stage {
             Stage::Vacating { epoch: awaited } if awaited == epoch && epoch > 0 => {
                 self.step(at, "fence");
@@ -118,8 +127,10 @@ impl Failover {
             if self.primary() == Some(node) || !there || self.frozen.contains_key(&node) {
                 continue;
             }
-            // Whose primary has stopped in order receives nothing any more.
-            let act = if self.record.stopped { Act::Look } else { Act::Freeze };
+            // Whose primary has stopped in order receives nothing any more; but somebody may start
+            // it again, and then standbys that acknowledge commits would go on to do so.
+            let idle = self.record.stopped && self.record.synchronous.fence().is_none();
+            let act = if idle { Act::Look } else { Act::Freeze };
             left.insert(self.act(node, act, out), node);
         }
         self.stage = Stage::Freezing { since: at.now, left };
@@ -187,7 +198,9 @@ impl Failover {
 
     /// The synchronous standbys that have stopped, on the timeline of the old primary.
     fn stopped(&self) -> impl Iterator<Item = (usize, &View)> {
-        let sound = |(_, view): &(&usize, &View)| self.is_sound(view);
+        // A command that makes a standby of it lets it receive again.
+        let moving = |node: usize| self.rejoins.values().any(|(_, other)| *other == node);
+        let sound = move |(node, view): &(&usize, &View)| self.is_sound(view) && !moving(**node);
         let named = |(node, _): &(&usize, &View)| {
             let name = &*self.members[**node].name;
             self.record.synchronous.names.iter().any(|other| *other == *name)
@@ -218,7 +231,9 @@ impl Failover {
 
     /// F5: the furthest of those that have stopped.
     fn choose(&mut self, at: At, ended: bool, out: &mut Out) {
-        if !self.is_fenced(ended) {
+        let chosen = self.candidate();
+        // No primary is ended, each time it starts, for nobody to take its place.
+        if chosen.is_ok() && !self.is_fenced(ended) {
             let hook = match (&self.settings.fence_command[..], &self.settings.stop_command[..]) {
                 ([_, ..], _) => Some(Hook::Fence),
                 ([], [_, ..]) if self.record.stop_issued => Some(Hook::Stop),
@@ -231,9 +246,18 @@ impl Failover {
             self.stage = Stage::Ending { number };
             return;
         }
-        match self.candidate() {
+        match chosen {
             Ok((node, view)) => self.appoint(at, node, &view),
-            Err(reason) => self.stick(at, &reason),
+            Err(reason) => {
+                // A planned change has ended the old primary, and whoever was to follow it cannot.
+                let alone = !self.record.forced
+                    && self.settings.mode == FailoverMode::Auto
+                    && self.record.paused.is_empty();
+                if alone && at.now.since(self.asked_to_stop.unwrap_or(self.begun)) >= INSIST {
+                    self.record.candidate.clear();
+                }
+                self.stick(at, &reason);
+            }
         }
     }
 
@@ -284,12 +308,33 @@ impl Failover {
         self.record.promote_issued = true;
         self.record.switch_lsn = view.end;
         self.record.quarantine.remove(&name);
+        self.doubt(node);
         let old = self.record.primary.clone();
         let reason = format!("it was the primary before {name}");
         let (epoch, lsn) = (self.record.epoch, self.last());
         let quarantine = Quarantine { epoch, reason, lsn, rebuild: false };
         self.record.quarantine.insert(old, quarantine);
         self.stage = Stage::Rest;
+    }
+
+    /// Where another candidate was told before to become the primary, nodes may have received what
+    /// only that one has, on a timeline with the number of the new one's (trap 17). Who has stopped
+    /// on the timeline of the old primary has nothing of it.
+    fn doubt(&mut self, candidate: usize) {
+        let last = self.record.history.last().map_or(0, |chapter| chapter.epoch);
+        let vain = |it: &Quarantine| it.rebuild && it.epoch > last;
+        let vain = self.record.quarantine.values().any(vain);
+        for node in 0..self.members.len() {
+            let sound = self.frozen.get(&node).is_some_and(|view| self.is_sound(view));
+            let ahead = |view: &View| view.timeline > self.record.timeline;
+            let ahead = self.frozen.get(&node).is_some_and(ahead);
+            if node == candidate || Some(node) == self.primary() || !(ahead || vain && !sound) {
+                continue;
+            }
+            let name = self.members[node].name.to_string();
+            let view = self.view(node).cloned().unwrap_or_default();
+            self.quarantine(&name, "it may follow who was promoted in vain", &view, true);
+        }
     }
 
     /// What is lost at most.
@@ -304,12 +349,14 @@ impl Failover {
         // When it was last known to have no more than this.
         let known = self.track.iter().rev().find(|(_, known)| *known <= end).map(|(at, _)| *at);
         let Some(known) = known else { return "nobody knows what".to_owned() };
-        let ago = at.now.since(known).as_millis() + 1;
-        let now = format!("{}.{:06}", at.unix / 1_000_000, at.unix % 1_000_000);
-        let time = format!("what was acknowledged in the last {ago} ms before {now}");
+        let ago = at.now.since(known);
+        let unix = at.unix.saturating_sub(u64::try_from(ago.as_micros()).unwrap_or(u64::MAX));
+        let (seconds, micros) = (unix / 1_000_000, unix % 1_000_000);
+        let ago = ago.as_millis() + 1;
+        let time = format!("what was acknowledged after {seconds}.{micros:06} ({ago} ms ago)");
         match behind {
             0 => time,
-            _ => format!("{behind} bytes of the log: {time}"),
+            _ => format!("{time}, {behind} bytes of the log or more"),
         }
     }
 }

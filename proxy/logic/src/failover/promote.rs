@@ -1,11 +1,12 @@
 //! Making the candidate the primary: steps F8 to F12.
 
 use crate::action::Level;
-use crate::failover::act::{Act, Done, Hook, View};
+use crate::failover::act::{Act, Done, Hook, View, target};
 use crate::failover::slot::slot_name;
+use crate::failover::watch::PATIENCE;
 use crate::failover::{Action, At, Failover, Out, Stage};
 use crate::record::Quarantine;
-use crate::time::Duration;
+use crate::time::{Duration, Instant};
 use std::collections::BTreeSet;
 
 /// What has failed is tried again after this.
@@ -44,18 +45,23 @@ impl Failover {
     /// Whoever may acknowledge its commits is said before it writes the first; and so are the
     /// slots from which the others will receive.
     fn prepare(&mut self, candidate: usize, out: &mut Out) {
-        let mut left = BTreeSet::new();
+        let (mut left, mut slots) = (BTreeSet::new(), 0);
         if self.settings.slots {
             let others = self.members.iter().enumerate().filter(|(node, _)| *node != candidate);
             let names = others.map(|(_, member)| slot_name(&member.name)).collect();
-            left.insert(self.act(candidate, Act::Slots(names), out));
+            slots = self.act(candidate, Act::Slots(names), out);
+            left.insert(slots);
         }
         if self.is_sync() {
             let wanted = self.synchronous_for(candidate);
+            self.promised = wanted.clone();
             left.insert(self.act(candidate, Act::Sync(wanted.setting()), out));
         }
-        self.stage = Stage::Preparing { left };
-        if let Stage::Preparing { left } = &self.stage
+        if self.view(candidate).is_some_and(|view| view.read_only) {
+            left.insert(self.act(candidate, Act::Unkick, out));
+        }
+        self.stage = Stage::Preparing { left, slots };
+        if let Stage::Preparing { left, .. } = &self.stage
             && left.is_empty()
         {
             self.promote(candidate, out);
@@ -67,10 +73,13 @@ impl Failover {
         let number = self.act(candidate, Act::Promote(self.settings.promote_timeout), out);
         self.stage = Stage::Promoting { number };
         let old = self.primary();
-        let known = self.record.frozen.keys().filter_map(|name| self.place(name));
-        let others: BTreeSet<usize> = known.chain(self.frozen.keys().copied()).collect();
-        let others = others.into_iter().filter(|node| *node != candidate && Some(*node) != old);
-        for node in others {
+        // Those too that were never seen, and come back only now.
+        for node in 0..self.members.len() {
+            let vain = self.record.quarantine.get(&*self.members[node].name);
+            if node == candidate || Some(node) == old || vain.is_some_and(|it| it.rebuild) {
+                continue;
+            }
+            self.members[node].told.get_or_insert(self.now);
             let (conninfo, slot) = (self.conninfo(candidate, node), self.slot(node));
             let number = self.act(node, Act::Follow { conninfo, slot }, out);
             self.members[node].busy = Some(number);
@@ -80,12 +89,20 @@ impl Failover {
     /// Something that was asked for during the promotion has ended.
     pub(super) fn promoting_done(&mut self, at: At, number: u64, done: Done, out: &mut Out) {
         let Some(candidate) = self.place(&self.record.candidate) else { return };
-        if let Stage::Preparing { left } = &mut self.stage {
+        if let Stage::Preparing { left, slots } = &mut self.stage {
             if !left.remove(&number) {
                 return;
             }
-            let over = left.is_empty();
+            let (over, spare) = (left.is_empty(), *slots == number);
             match done {
+                // A primary that not all can receive from is better than none.
+                Done::Failed { reason, unknown: false } if spare => {
+                    let text = format!("{} has no slots: {reason}", self.record.candidate);
+                    out.push(Action::Note(Level::Warn, text));
+                    if over {
+                        self.promote(candidate, out);
+                    }
+                }
                 Done::Failed { reason, .. } => self.stumble(at, "is not ready", &reason, out),
                 Done::Well | Done::Seen(_) if over => self.promote(candidate, out),
                 Done::Well | Done::Seen(_) => {}
@@ -118,7 +135,24 @@ impl Failover {
                     self.step(at, "write");
                     self.crown(at, candidate, timeline, out);
                 }
-                Done::Failed { reason, .. } => self.stumble(at, "takes no writes", &reason, out),
+                Done::Failed { reason, .. } => {
+                    self.dismiss(at.now, candidate);
+                    self.stumble(at, "takes no writes", &reason, out);
+                }
+            }
+        }
+    }
+
+    /// Standbys that are there, and cannot receive what the candidate writes, are not waited for:
+    /// they have more of the old primary's log than it has.
+    fn dismiss(&mut self, now: Instant, candidate: usize) {
+        for name in self.promised.names.clone() {
+            let Some(node) = self.place(&name) else { continue };
+            let told = self.members[node].told.is_some_and(|told| now.since(told) >= PATIENCE);
+            let Some(view) = self.fresh(now, node).filter(|_| told).cloned() else { continue };
+            let aimed = target(&view.conninfo).is_some_and(|to| to == self.members[candidate].peer);
+            if view.receiver.is_none() && aimed {
+                self.quarantine(&name, "it does not receive from the primary", &view, false);
             }
         }
     }
@@ -153,7 +187,7 @@ impl Failover {
         let end = self.view(candidate).map(|view| view.end).unwrap_or_default();
         let view = View { timeline, end, ..View::default() };
         if self.is_sync() {
-            self.record.synchronous = self.synchronous_for(candidate);
+            self.record.synchronous = std::mem::take(&mut self.promised);
         }
         if !planned {
             let cooldown = self.settings.cooldown;
@@ -165,7 +199,7 @@ impl Failover {
         if let Some(old) = old.filter(|_| planned && !self.settings.rejoin_command.is_empty()) {
             self.rejoin.insert(old);
         }
-        self.grant_wish(&format!("{name} is the primary, on timeline {timeline}"), out);
+        self.grant_wish(candidate, &format!("{name} is the primary, on timeline {timeline}"), out);
     }
 
     /// A node that was a primary, or lost its way, is made a standby by a command. Never the
@@ -192,6 +226,8 @@ impl Failover {
         let number = self.act(node, Act::Command(Hook::Rejoin), out);
         self.rejoins.insert(number, (ticket.unwrap_or_default(), node));
         self.members[node].busy = Some(number);
+        // It is not what it was.
+        self.members[node].view = None;
         Ok(())
     }
 

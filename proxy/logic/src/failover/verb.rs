@@ -78,7 +78,7 @@ impl Failover {
                 }
                 Verb::Pause(pause) => Ok(Some(self.pause_failover(*pause, user))),
                 Verb::Override { node, role, dry } => {
-                    self.node(node).and_then(|node| self.set_role(at, node, *role, *dry))
+                    self.node(node).and_then(|node| self.set_role(at, node, *role, *dry, out))
                 }
             }
         };
@@ -122,7 +122,7 @@ impl Failover {
                 after,
             ]));
         }
-        self.wish = Some(Wish { ticket });
+        self.wish = Some(Wish { ticket, to });
         self.plan(to, out);
         Ok(None)
     }
@@ -141,6 +141,19 @@ impl Failover {
         let view = self.fresh(at.now, to).ok_or_else(|| format!("{name} does not answer"))?;
         if !view.recovery {
             return Err(format!("{name} is not in recovery: nothing is to be promoted there"));
+        }
+        if from.is_empty() {
+            return Err(format!("nobody was a primary yet: {}", self.status));
+        }
+        if view.system.to_string() != self.record.system {
+            return Err(format!("{name} has another system_identifier"));
+        }
+        if view.timeline != self.record.timeline {
+            let (timeline, known) = (view.timeline, self.record.timeline);
+            return Err(format!("{name} is on timeline {timeline}, {from} was on {known}"));
+        }
+        if self.record.state == State::Promoting && *self.record.candidate == *name {
+            return Err(format!("{name} is becoming the primary already"));
         }
         let (end, known) = (view.end, self.last());
         let lost = known.0.saturating_sub(end.0);
@@ -162,13 +175,9 @@ impl Failover {
                 self.cluster
             ));
         }
-        if let Some(Wish { ticket }) = self.wish.take() {
-            out.push(Action::Reply(ticket, Err("somebody has forced a failover".to_owned())));
-        }
-        if self.record.state == State::Promoting && *self.record.candidate != *name {
-            self.abandon_candidate();
-        }
-        self.wish = Some(Wish { ticket });
+        self.fail_wish("somebody has forced a failover", out);
+        self.abandon_candidate();
+        self.wish = Some(Wish { ticket, to });
         self.record.quarantine.remove(&name);
         self.declare(at, &format!("FAILOVER TO {name} FORCE"), Some(to), out);
         self.record.forced = true;
@@ -214,6 +223,7 @@ impl Failover {
         node: usize,
         role: Override,
         dry: bool,
+        out: &mut Out,
     ) -> Result<Option<Vec<String>>, String> {
         let name = self.members[node].name.to_string();
         let primary = self.primary() == Some(node) && self.record.state == State::Normal;
@@ -240,7 +250,14 @@ impl Failover {
                         self.record.primary, view.timeline
                     )]));
                 }
+                self.fail_wish("an operator has said who is the primary", out);
                 self.appoint_by_hand(at, &name, &view);
+            }
+            Override::Default if !matches!(self.record.state, State::Normal | State::Conflict) => {
+                return Err(format!("the cluster is {}", self.record.state));
+            }
+            Override::Default if !primary && self.is_alone(at, node) => {
+                return Err(format!("{name} is not in recovery: say REJOIN {name}"));
             }
             Override::None if primary => return Err(format!("{name} is the primary")),
             Override::None if !dry => {
@@ -260,8 +277,18 @@ impl Failover {
         Ok(Some(vec![format!("{name}: done")]))
     }
 
+    /// Whether a node says that it follows nobody.
+    fn is_alone(&self, at: At, node: usize) -> bool {
+        self.fresh(at.now, node).is_some_and(|view| !view.recovery)
+    }
+
     fn appoint_by_hand(&mut self, at: At, name: &str, view: &View) {
+        if *self.record.candidate != *name {
+            self.abandon_candidate();
+        }
         let old = self.record.primary.clone();
+        // Nobody knows who has acknowledged its commits: perhaps nobody.
+        self.record.synchronous.quorum = 0;
         self.record.system = view.system.to_string();
         self.record.started = at.unix;
         self.record.reason = format!("SET ROLE OVERRIDE {name} primary");
@@ -270,7 +297,9 @@ impl Failover {
             let (its, known) = (self.members[other].name.to_string(), self.view(other).cloned());
             let known = known.unwrap_or_default();
             if its != name && (its == old || !known.recovery) {
-                self.quarantine(&its, "another was made the primary by hand", &known, false);
+                // Its timeline may be taken again by who is promoted next (trap 17).
+                let rebuild = known.timeline > view.timeline;
+                self.quarantine(&its, "another was made the primary by hand", &known, rebuild);
             }
         }
         self.stage = Stage::Rest;
@@ -278,16 +307,20 @@ impl Failover {
     }
 
     /// What an operator waits for is done.
-    pub(super) fn grant_wish(&mut self, line: &str, out: &mut Out) {
-        if let Some(Wish { ticket }) = self.wish.take() {
-            out.push(Action::Reply(ticket, Ok(vec![line.to_owned()])));
+    pub(super) fn grant_wish(&mut self, primary: usize, line: &str, out: &mut Out) {
+        match self.wish.take() {
+            Some(Wish { ticket, to }) if to == primary => {
+                out.push(Action::Reply(ticket, Ok(vec![line.to_owned()])));
+            }
+            Some(Wish { ticket, .. }) => out.push(Action::Reply(ticket, Err(line.to_owned()))),
+            None => {}
         }
     }
 
     /// It will not be.
     pub(super) fn fail_wish(&mut self, reason: &str, out: &mut Out) {
         match self.wish.take() {
-            Some(Wish { ticket }) => out.push(Action::Reply(ticket, Err(reason.to_owned()))),
+            Some(Wish { ticket, .. }) => out.push(Action::Reply(ticket, Err(reason.to_owned()))),
             None => out.push(Action::Note(Level::Debug, reason.to_owned())),
         }
     }

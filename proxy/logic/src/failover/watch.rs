@@ -7,6 +7,8 @@ use crate::failover::slot::slot_name;
 use crate::failover::{At, Failover, Out, Stage};
 use crate::record::{Chapter, Quarantine, Source, State, Synchronous};
 use crate::time::{Duration, Instant};
+use crate::topology::Lsn;
+use std::collections::BTreeSet;
 
 /// A view that is older says nothing.
 pub(super) const FRESH: Duration = Duration::from_secs(5);
@@ -19,7 +21,7 @@ const TRACK_MAX: usize = 600;
 /// A node out of quarantine has followed for so long.
 const STEADY: Duration = Duration::from_secs(10);
 /// Who was told to follow and does not is told again, or shut out.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 impl Failover {
     /// A node has said how it is.
@@ -35,6 +37,11 @@ impl Failover {
             if self.track.len() > TRACK_MAX {
                 self.track.pop_front();
             }
+        }
+        let known = self.members[node].view.as_ref().map(|(_, view)| view.started);
+        if primary && known.is_some_and(|known| known != view.started) {
+            // It has started again, sooner than anybody could notice.
+            self.hold_from(at.now);
         }
         let member = &mut self.members[node];
         member.view = Some((asked, view));
@@ -90,6 +97,7 @@ impl Failover {
     pub(super) fn enthrone(&mut self, at: At, name: &str, view: &View, kind: &str) {
         let record = &mut self.record;
         let from = std::mem::replace(&mut record.primary, name.to_owned());
+        let changed = from != name;
         record.epoch += 1;
         record.state = State::Normal;
         record.timeline = view.timeline;
@@ -115,8 +123,13 @@ impl Failover {
         self.held = None;
         self.stage = Stage::Rest;
         self.crowned = at.now;
-        self.track.clear();
-        self.track.push_back((at.now, view.end));
+        if changed {
+            self.track.clear();
+            let seen = self.place(name).and_then(|node| self.members[node].view.as_ref());
+            let seen =
+                seen.filter(|(_, seen)| !seen.recovery).map(|(asked, view)| (*asked, view.end));
+            self.track.extend(seen);
+        }
         self.target = None;
         self.frozen.clear();
         self.status.clear();
@@ -201,7 +214,11 @@ impl Failover {
             } else if !view.recovery {
                 self.quarantine(&name, "it is not in recovery, and not the primary", &view, false);
             } else if view.timeline > self.record.timeline {
-                self.quarantine(&name, "it follows another timeline", &view, false);
+                // Another timeline may get the same number: what it has is nobody's (trap 17).
+                self.quarantine(&name, "it follows another timeline", &view, true);
+            } else if view.timeline < self.record.timeline && view.end > self.record.switch_lsn {
+                let reason = "its log goes on where that of the primary begins";
+                self.quarantine(&name, reason, &view, false);
             }
         }
     }
@@ -227,14 +244,18 @@ impl Failover {
     /// Rule R5: commits that waited for standbys become visible when the primary starts again,
     /// though none has them. Nobody is written to before as many as must have all of its log.
     fn hold(&mut self, primary: usize) {
-        let Some(since) = self.held else { return };
+        let Some((since, end)) = self.held else { return };
         let name = &self.record.primary;
         self.status = format!("{name} has ended its sessions; it is asked how it is");
         let Some((asked, view)) = &self.members[primary].view else { return };
         if *asked <= since || view.recovery {
             return;
         }
-        if self.record.synchronous.fence().is_none() || self.is_confirmed(view) {
+        let end = end.unwrap_or(view.end);
+        let sync = &self.record.synchronous;
+        let free = sync.fence().is_none() || has_all(sync, view, end);
+        self.held = Some((since, Some(end)));
+        if free {
             self.held = None;
             self.status.clear();
         } else {
@@ -242,27 +263,23 @@ impl Failover {
         }
     }
 
-    /// Whether as many standbys as must have all of this primary's log.
-    fn is_confirmed(&self, view: &View) -> bool {
-        let Synchronous { quorum, names } = &self.record.synchronous;
-        let has = |name: &&String| {
-            let known = view.followers.iter().find(|it| *it.name == ***name);
-            known.is_some_and(|it| it.flushed >= view.end)
-        };
-        names.iter().filter(has).count() >= *quorum as usize
+    /// Nobody is written to before as many standbys as must have what the primary has from now on.
+    pub(super) fn hold_from(&mut self, now: Instant) {
+        self.held = Some((now, None));
     }
 
     /// Gives nodes what they lack.
     fn tend(&mut self, at: At, primary: usize, view: &View, out: &mut Out) {
         self.keep_synchronous(at.now, primary, view, out);
         for node in 0..self.members.len() {
-            let retry = self.fresh(at.now, node).map(|view| view.retry);
-            if retry.is_some_and(|retry| retry > RETRY) && self.members[node].busy.is_none() {
-                let number = self.act(node, Act::Prepare, out);
+            let view = self.fresh(at.now, node);
+            let slow = view.is_some_and(|view| view.retry > RETRY || !self.is_witness(view));
+            if slow && self.is_free(node) {
+                let number = self.act(node, Act::Prepare(self.silence), out);
                 self.members[node].busy = Some(number);
             }
         }
-        if view.read_only && self.members[primary].busy.is_none() {
+        if view.read_only && self.is_free(primary) {
             let number = self.act(primary, Act::Unkick, out);
             self.members[primary].busy = Some(number);
         }
@@ -271,16 +288,22 @@ impl Failover {
                 self.keep_following(at, (primary, node), out);
             }
         }
-        if !self.is_saved() {
-            return;
-        }
-        for node in std::mem::take(&mut self.rejoin) {
+        let rejoin =
+            if self.is_saved() { std::mem::take(&mut self.rejoin) } else { BTreeSet::new() };
+        for node in rejoin {
             if let Err(reason) = self.rejoin_node(node, None, out) {
                 let name = &self.members[node].name;
                 let text = format!("{name} is not made a standby: {reason}");
                 out.push(super::Action::Note(crate::action::Level::Warn, text));
             }
         }
+    }
+
+    /// Whether nothing is being done to a node, and it was seen since.
+    fn is_free(&self, node: usize) -> bool {
+        let member = &self.members[node];
+        let seen = member.view.as_ref().is_some_and(|(asked, _)| *asked >= member.touched);
+        seen && member.busy.is_none()
     }
 
     /// Who is to acknowledge commits. In the record there is always everybody who may: a name is
@@ -297,22 +320,28 @@ impl Failover {
             names
         };
         if view.sync == wanted.setting() {
-            let since = *self.agreed.get_or_insert(now);
+            if self.record.synchronous == wanted {
+                return;
+            }
+            let (since, end) = *self.agreed.get_or_insert((now, None));
             // By then all of its processes have heard of it.
-            if now.since(since) >= HEARD {
+            if now.since(since) < HEARD {
+                return;
+            }
+            // And what was acknowledged before, by others or by nobody, these have too.
+            let end = end.unwrap_or(view.end);
+            self.agreed = Some((since, Some(end)));
+            if has_all(&wanted, view, end) {
                 self.record.synchronous = wanted;
             }
             return;
         }
         self.agreed = None;
         let all = union(&wanted.names);
-        if all != known || self.record.synchronous.quorum > wanted.quorum || known.is_empty() {
-            // The least that it may be meanwhile.
-            let before = self.record.synchronous.quorum;
-            let quorum = if known.is_empty() { wanted.quorum } else { before.min(wanted.quorum) };
-            self.record.synchronous = Synchronous { quorum, names: all };
-        }
-        if self.is_saved() && self.members[primary].busy.is_none() {
+        // The least that it may be meanwhile: nobody, if nobody had to acknowledge anything.
+        let quorum = self.record.synchronous.quorum.min(wanted.quorum);
+        self.record.synchronous = Synchronous { quorum, names: all };
+        if self.is_saved() && self.is_free(primary) {
             let number = self.act(primary, Act::Sync(wanted.setting()), out);
             self.members[primary].busy = Some(number);
         }
@@ -324,7 +353,8 @@ impl Failover {
         let names = others.map(|(_, member)| member.name.to_string());
         let names: Vec<_> =
             names.filter(|name| !self.record.quarantine.contains_key(name)).collect();
-        let quorum = if names.is_empty() { 0 } else { self.settings.quorum };
+        // More than there are would never acknowledge anything, and so no node could be promoted.
+        let quorum = self.settings.quorum.min(u32::try_from(names.len()).unwrap_or(u32::MAX));
         Synchronous { quorum, names }
     }
 
@@ -341,7 +371,7 @@ impl Failover {
         let to = target(&view.conninfo);
         let lost = to.is_none_or(|to| self.is_left(&to, primary));
         let rebuild = self.record.quarantine.get(&name).is_some_and(|it| it.rebuild);
-        if !view.recovery || rebuild || self.members[node].busy.is_some() {
+        if !view.recovery || rebuild || !self.is_free(node) {
             return;
         }
         let told = self.members[node].told.is_some_and(|told| at.now.since(told) < PATIENCE);
@@ -356,7 +386,8 @@ impl Failover {
     /// Whether an address is that of a node that was a primary once.
     fn is_left(&self, to: &(String, u16), primary: usize) -> bool {
         let there = |(node, member): (usize, &super::Member)| {
-            let left = self.record.quarantine.contains_key(&*member.name);
+            let was = self.record.history.iter().any(|chapter| *chapter.from == *member.name);
+            let left = was || self.record.quarantine.contains_key(&*member.name);
             node != primary && member.peer == *to && left
         };
         self.members.iter().enumerate().any(there)
@@ -412,4 +443,13 @@ impl Failover {
         let source = Source { conninfo: view.conninfo.clone(), slot: view.slot.clone() };
         self.record.frozen.entry(member.name.to_string()).or_insert(source);
     }
+}
+
+/// Whether as many standbys as must have the log of their primary up to here.
+fn has_all(synchronous: &Synchronous, view: &View, end: Lsn) -> bool {
+    let has = |name: &&String| {
+        let known = view.followers.iter().find(|it| *it.name == ***name);
+        known.is_some_and(|it| it.flushed >= end)
+    };
+    synchronous.names.iter().filter(has).count() >= synchronous.quorum as usize
 }

@@ -73,7 +73,8 @@ impl Trial {
         let monitor = if watched { "" } else { "monitor.user = \"app\"\n" };
         let text = format!(
             "workers = 1\n{monitor}{settings}\nauth.method = \"trust\"\n\
-             [[clusters]]\nname = \"main\"\n{nodes}{cluster}[[databases]]\nname = \"*\"\ncluster = \"main\"\n"
+             [[clusters]]\nname = \"main\"\n{nodes}{cluster}\
+             [[databases]]\nname = \"*\"\ncluster = \"main\"\n"
         );
         let mut config = parse(&text, &mut |_| Ok(String::new())).expect("a good config");
         config.workers = 1;

@@ -38,7 +38,8 @@ const QUESTION: &str = "SET LOCAL search_path = pg_catalog, pg_temp; \
       current_setting('synchronous_standby_names'), \
       current_setting('default_transaction_read_only'), \
       CASE WHEN s.recovery THEN pg_get_wal_replay_pause_state() END, \
-      g.delay, current_setting('restore_command'), g.retry, s.recovery AND r.pid IS NOT NULL \
+      g.delay, current_setting('restore_command'), g.retry, s.recovery AND r.pid IS NOT NULL, \
+      g.patience \
     FROM (SELECT pg_is_in_recovery() AS recovery, \
         CASE WHEN pg_is_in_recovery() \
           THEN COALESCE(greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()), '0/0') \
@@ -47,7 +48,8 @@ const QUESTION: &str = "SET LOCAL search_path = pg_catalog, pg_temp; \
           END AS replayed OFFSET 0) s \
     CROSS JOIN pg_control_system() c \
     CROSS JOIN (SELECT max(setting) FILTER (WHERE name = 'recovery_min_apply_delay') AS delay, \
-        max(setting) FILTER (WHERE name = 'wal_retrieve_retry_interval') AS retry \
+        max(setting) FILTER (WHERE name = 'wal_retrieve_retry_interval') AS retry, \
+        max(setting) FILTER (WHERE name = 'wal_receiver_timeout') AS patience \
       FROM pg_settings) g \
     LEFT JOIN pg_stat_wal_receiver r ON r.status = 'streaming'; \
     SELECT application_name, state = 'streaming', COALESCE(flush_lsn, '0/0') \
@@ -105,6 +107,7 @@ fn view(row: &SimpleQueryRow) -> Result<View, Failed> {
         unfit,
         archive: !text(row, 15).is_empty(),
         retry: Duration::from_millis(number(row, 16)?),
+        patience: Duration::from_millis(number(row, 18)?),
         followers: Vec::new(),
     })
 }

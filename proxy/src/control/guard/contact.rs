@@ -104,7 +104,7 @@ const fn takes_long(act: &Act) -> bool {
         Act::Look
         | Act::Freeze
         | Act::Follow { .. }
-        | Act::Prepare
+        | Act::Prepare(_)
         | Act::Slots(_)
         | Act::Advance(_)
         | Act::Sync(_)
@@ -123,7 +123,7 @@ fn limit(act: &Act) -> Duration {
         Act::Promote(time) => *time + BEYOND,
         Act::Look
         | Act::Follow { .. }
-        | Act::Prepare
+        | Act::Prepare(_)
         | Act::Slots(_)
         | Act::Advance(_)
         | Act::Sync(_)
