@@ -198,6 +198,7 @@ fn comes_back(trio: &Trio, node: &str, primary: &str) {
     let from = trio.node(primary).address().to_string();
     trio.until_row(node, "it follows", |row| row["receives_from"] == from);
     trio.until_row(node, "it is let in", |row| row["quarantine"].is_empty());
+    trio.until_row(node, "commits wait for it", |row| row["synchronous"].contains(node));
 }
 
 /// Asynchronous, and nothing keeps the old primary from being written to by others.
