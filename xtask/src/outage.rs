@@ -132,15 +132,14 @@ pub(crate) fn hook(call: &HookCall) -> ExitCode {
     }
 }
 
-/// One run of a kill: that it works, not how fast it is.
-#[expect(dead_code, reason = "`cargo xtask test` calls it once pgring has its failover")]
+/// One run of a kill and of a planned change: that they work, not how fast they are.
 pub(crate) fn smoke() -> Outcome<()> {
     if !rig::allowed() || !Path::new("/dev/net/tun").exists() {
         println!("left out: the rig takes root and TUN devices");
         return Ok(());
     }
     run(&Options {
-        case: vec![Case::Kill],
+        case: vec![Case::Kill, Case::Switchover],
         runs: 1,
         durability: Durability::Sync,
         no_fence: false,

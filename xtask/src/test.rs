@@ -1,6 +1,7 @@
 //! `cargo xtask test`: everything that CI checks, in one command.
 
 use crate::install;
+use crate::outage;
 use crate::place;
 use crate::probe;
 use crate::process::{self, Outcome};
@@ -42,6 +43,7 @@ pub(crate) fn run(quick: bool) -> Outcome<()> {
     if made.is_ok() {
         if !quick {
             drop(steps.take("rig", rig::smoke));
+            drop(steps.take("outage", outage::smoke));
         }
         let mut environment = tools;
         environment.push(("PGRING_BIN", place::program(profile)));

@@ -181,14 +181,17 @@ fn take_connections<'scene>(scene: &'scene Scene, spot: &'scene Spot) -> Outcome
     let address = spot.node.address();
     let mut fill = || {
         spot.space.within(|| {
-            while let Some(stream) = log_in(&address)? {
+            // The first whom there is no room for may be pgring, before we are.
+            let mut last = SystemTime::now();
+            loop {
+                let begun = SystemTime::now();
+                let Some(stream) = log_in(&address)? else { return Ok(last) };
                 taken.push(stream);
+                last = begun;
             }
-            Ok(())
         })
     };
-    fill()?;
-    let at = SystemTime::now();
+    let at: SystemTime = fill()?;
     for pid in monitors {
         // It may have ended by itself.
         drop(send(pid, Signal::SIGTERM));
@@ -196,7 +199,7 @@ fn take_connections<'scene>(scene: &'scene Scene, spot: &'scene Spot) -> Outcome
     // Whoever is faster gets the free place; the monitor may be, and is then not disturbed.
     let end = Instant::now() + Duration::from_millis(300);
     while Instant::now() < end {
-        fill()?;
+        fill().map(drop)?;
     }
     Ok(Injected::new(at, || {
         drop(taken);

@@ -245,8 +245,15 @@ impl Failover {
     /// though none has them. Nobody is written to before as many as must have all of its log.
     fn hold(&mut self, primary: usize) {
         let Some((since, end)) = self.held else { return };
+        if self.record.synchronous.fence().is_none()
+            && self.members[primary].health.verdict.serves()
+        {
+            // There is no promise to be kept: who is well is enough, even if it lets us not in.
+            self.held = None;
+            return;
+        }
         let name = &self.record.primary;
-        self.status = format!("{name} has ended its sessions; it is asked how it is");
+        self.status = format!("{name} is asked how it is, before anybody writes to it");
         let Some((asked, view)) = &self.members[primary].view else { return };
         if *asked <= since || view.recovery {
             return;
