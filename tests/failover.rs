@@ -6,7 +6,7 @@ use pgring_tests::command::{at_most_minutes, run, signal, until};
 use pgring_tests::message::{Message, query};
 use pgring_tests::pgring::{Settings, binary};
 use pgring_tests::postgres::{Postgres, psql};
-use pgring_tests::trio::{NAMES, SOON, Trio, hook, settings};
+use pgring_tests::trio::{NAMES, Nodes, SOON, Trio, hook, settings};
 use pgring_tests::wire::{Polled, Wire};
 use pgring_tests::writers::Writers;
 use std::fs;
@@ -292,7 +292,7 @@ fn an_ordinary_day_changes_nothing() {
     assert_eq!(ending(&inside.query("COMMIT")), "CZ");
 
     // Another process has no word in it.
-    let (other, _) = settings(&trio.nodes, "sync");
+    let (other, spare) = settings(&trio.nodes, "sync");
     let file = format!("{}/main.record", trio.folder());
     let other = other.set("failover.state_file", file.as_str()).start();
     let row = || other.console().find("SHOW TOPOLOGY", "node", "pg1").expect("a row");
@@ -300,6 +300,7 @@ fn an_ordinary_day_changes_nothing() {
     assert_eq!(row()["writes"], "nobody");
     assert!(other.log().contains("in use by another pgring"), "{}", other.log());
     drop(other);
+    drop(fs::remove_dir_all(spare));
     writers.until_more(20);
     let told = writers.stop();
     assert_eq!((&told.errors[..], told.cut), (&[][..], 0));
@@ -321,6 +322,17 @@ fn an_ordinary_day_changes_nothing() {
     assert_eq!(told.leaders(), [trio.node("pg1").port()]);
     let chapters = trio.pgring.console().show("SHOW HISTORY");
     assert_eq!(chapters.len(), 1, "{chapters:?}");
+}
+
+/// As `pg_basebackup` makes them: no commit would ever be acknowledged by a standby of that name.
+#[test]
+fn standbys_that_are_not_called_by_their_names_are_given_them() {
+    at_most_minutes(3);
+    let trio = Trio::before(Nodes::start(false), "sync", |settings| settings);
+    trio.client().rows("INSERT INTO keys VALUES ('acknowledged')");
+    let sql = "SELECT application_name, sync_state FROM pg_stat_replication ORDER BY 1";
+    let wanted = "pg2|quorum\npg3|quorum";
+    until("both to be known", SOON, || trio.node("pg1").psql(sql).trim() == wanted);
 }
 
 /// A log that cannot be written is lost, and nothing else.

@@ -75,13 +75,14 @@ impl Drop for Trio {
 }
 
 impl Nodes {
-    /// A primary and two standbys, with the role that acts and a table for keys.
-    pub fn start() -> Self {
+    /// A primary and two standbys, which it may know by their names, with the role that acts and
+    /// a table for keys.
+    pub fn start(named: bool) -> Self {
         let primary = Postgres::start_with(&SETTINGS);
         make_role(&primary);
         primary.psql("CREATE TABLE keys (key text); GRANT ALL ON keys TO app");
         let standby = |name: &str| {
-            let name = format!("cluster_name = '{name}'");
+            let name = format!("cluster_name = '{}'", if named { name } else { "" });
             primary.start_standby(&[&name])
         };
         let [second, third] = ["pg2", "pg3"].map(standby);
@@ -128,7 +129,15 @@ pub fn settings(nodes: &Nodes, durability: &str) -> (Settings, PathBuf) {
 impl Trio {
     /// All is well when it is there.
     pub fn start(durability: &str, change: impl FnOnce(Settings) -> Settings) -> Self {
-        let nodes = Nodes::start();
+        Self::before(Nodes::start(true), durability, change)
+    }
+
+    /// The same with nodes that are there.
+    pub fn before(
+        nodes: Nodes,
+        durability: &str,
+        change: impl FnOnce(Settings) -> Settings,
+    ) -> Self {
         let (settings, folder) = settings(&nodes, durability);
         let pgring = change(settings).start();
         let trio = Self { pgring, nodes, folder };
