@@ -11,7 +11,7 @@
 pub mod acts;
 pub mod catalog;
 mod catalogs;
-mod checks;
+pub(crate) mod checks;
 mod console;
 mod derive;
 pub mod file;

@@ -18,7 +18,8 @@ pub mod mailbox;
 pub mod control;
 pub mod worker;
 
-// Floor 5. From outside.
+// Floor 5. From outside: what is missing, before it runs; what happens if a primary is lost.
+pub mod check;
 pub mod rehearse;
 
 use crate::dialer::Dialer;

@@ -1,11 +1,13 @@
 //! The pgring program: arguments, config file, exit code.
 
 use clap::{Parser, Subcommand, ValueEnum};
+use pgring::check;
 use pgring::control::file;
 use pgring::probe::look;
 use pgring::rehearse;
+use pgring_logic::config::Config;
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 use tracing_subscriber::EnvFilter;
@@ -34,6 +36,10 @@ enum Command {
         /// The config file.
         #[arg(long, default_value = "/etc/pgring/pgring.toml")]
         config: PathBuf,
+        /// Also logs in to all nodes, and says what is missing there and on this machine: a line
+        /// each, with "ok:", "warning:" or "error:"; exit code 1 with any error.
+        #[arg(long)]
+        connect: bool,
     },
     /// Shows what the kernel tells of this machine's connections, as they happen.
     Probe {
@@ -66,7 +72,8 @@ enum LogFormat {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match arguments.command {
-        Some(Command::Check { config }) => match file::read(&config) {
+        Some(Command::Check { config, connect }) => match file::read(&config) {
+            Ok(read) if connect => look_at_nodes(read, &config),
             Ok(_) => {
                 print(&format!("{}: no mistakes", config.display()));
                 ExitCode::SUCCESS
@@ -112,6 +119,23 @@ fn main() -> ExitCode {
             }
         }
     }
+}
+
+/// `check --connect`, once the config itself is fine.
+fn look_at_nodes(config: Config, path: &Path) -> ExitCode {
+    print(&format!("ok: {}: no mistakes", path.display()));
+    let findings = match check::run(config) {
+        Ok(findings) => findings,
+        Err(error) => {
+            complain(&[format!("error: {error}")]);
+            return ExitCode::FAILURE;
+        }
+    };
+    for finding in &findings {
+        print(&finding.to_string());
+    }
+    let bad = findings.iter().any(|finding| finding.grade == check::Grade::Error);
+    if bad { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
 fn log(format: LogFormat) {

@@ -27,5 +27,7 @@ pub mod relay;
 pub mod routed;
 pub mod sql;
 pub mod transcript;
+pub mod trio;
 pub mod watch;
 pub mod wire;
+pub mod writers;

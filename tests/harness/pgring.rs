@@ -48,6 +48,12 @@ impl From<&str> for Value {
     }
 }
 
+impl From<bool> for Value {
+    fn from(flag: bool) -> Self {
+        Self(flag.to_string())
+    }
+}
+
 impl From<usize> for Value {
     fn from(number: usize) -> Self {
         Self(number.to_string())
@@ -68,6 +74,8 @@ impl<const N: usize> From<[&str; N]> for Value {
 
 /// In front of the name of a node, in place of a section.
 const NODE: &str = "node ";
+/// The section of the cluster's own.
+const FAILOVER: &str = "failover";
 
 impl Settings {
     /// Two workers, no passwords, small pools in front of a node.
@@ -172,7 +180,8 @@ impl Settings {
     fn write(&self, home: &Path) {
         let mut text = String::new();
         let mut current = "";
-        let all = self.values.iter().filter(|((section, _), _)| !section.starts_with(NODE));
+        let own = |section: &str| section.starts_with(NODE) || section == FAILOVER;
+        let all = self.values.iter().filter(|((section, _), _)| !own(section));
         for ((section, key), value) in all {
             if section != current {
                 current = section;
@@ -189,6 +198,12 @@ impl Settings {
             {
                 writeln!(text, "{key} = {value}").expect("to write to a string");
             }
+        }
+        let failover = self.values.iter().filter(|((section, _), _)| section == FAILOVER);
+        let mut head = "[clusters.failover]\n";
+        for ((_, key), value) in failover {
+            writeln!(text, "{head}{key} = {value}").expect("to write to a string");
+            head = "";
         }
         write!(text, "\n{}", self.databases).expect("to write to a string");
         fs::write(home.join("pgring.toml"), text).expect("to write the config");
@@ -277,6 +292,18 @@ impl Pgring {
         let success = wait(&mut self.child, limit).expect("pgring to end");
         self.ended = true;
         success
+    }
+
+    /// Ends it as `kill -9` does.
+    pub fn kill(&mut self) {
+        self.signal("KILL");
+        assert!(wait(&mut self.child, LIMIT).is_some(), "pgring does not end");
+    }
+
+    /// Starts it again after [`Pgring::kill`], where it was.
+    pub fn start_again(&mut self) {
+        self.child = launch(&self.home, &self.settings.through);
+        self.wait_until_ready();
     }
 
     /// Sends it a signal.

@@ -227,6 +227,7 @@ impl Failover {
         self.now = at.now;
         match event {
             Event::Loaded(revision, record) => self.loaded(at, revision, record, out),
+            Event::Unread(reason) => self.status = reason,
             Event::Saved(revision) => {
                 if let Some(record) = self.saving.take() {
                     self.kept = Some((revision, record));

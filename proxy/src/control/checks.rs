@@ -312,7 +312,7 @@ pub(super) async fn open(
 }
 
 /// The same under another `application_name`.
-pub(super) async fn open_session(
+pub(crate) async fn open_session(
     address: &Address,
     dialer: &Dialer,
     settings: &Monitor,
@@ -348,7 +348,7 @@ fn config_of(settings: &Monitor, database: &str) -> tokio_postgres::Config {
 }
 
 /// In the server's words, if they are its own.
-pub(super) fn told(error: &tokio_postgres::Error) -> String {
+pub(crate) fn told(error: &tokio_postgres::Error) -> String {
     error.as_db_error().map_or_else(|| error.to_string(), |own| own.message().to_owned())
 }
 

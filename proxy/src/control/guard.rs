@@ -199,6 +199,7 @@ impl Control {
                 Err(why) => {
                     if said != why {
                         tracing::error!(cluster = &*name, "nobody is written to: {why}");
+                        self.deed(&name, watch, Event::Unread(why.clone()));
                         said = why;
                     }
                     tokio::time::sleep(STORE_AGAIN).await;
@@ -244,8 +245,8 @@ impl Control {
                 }
                 Err(why) => {
                     if said != why {
-                        let cluster = &*cluster;
-                        tracing::error!(cluster, "the record cannot be read: {why}");
+                        tracing::error!(cluster = &*cluster, "the record cannot be read: {why}");
+                        self.deed(&cluster, watch, Event::Unread(why.clone()));
                         said = why;
                     }
                     tokio::time::sleep(STORE_AGAIN).await;

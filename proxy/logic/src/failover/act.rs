@@ -58,7 +58,7 @@ pub enum Act {
 }
 
 /// Where other nodes reach a node: the host, or the folder of a Unix socket, and the port.
-pub(super) fn peer(node: &Node) -> (String, u16) {
+pub fn peer(node: &Node) -> (String, u16) {
     let text = if node.peer_address.is_empty() { &node.address } else { &node.peer_address };
     let split = text.rsplit_once(':');
     let port = split.and_then(|(host, port)| Some((host, port.parse().ok()?)));
@@ -67,7 +67,7 @@ pub(super) fn peer(node: &Node) -> (String, u16) {
 }
 
 /// Where a connection string leads; none: nowhere, or nobody can tell.
-pub(super) fn target(text: &str) -> Option<(String, u16)> {
+pub fn target(text: &str) -> Option<(String, u16)> {
     let conninfo = Conninfo::parse(text).ok()?;
     let host = conninfo.get("host").or_else(|| conninfo.get("hostaddr"))?;
     let port = conninfo.get("port").map_or(Some(PORT), |port| port.parse().ok())?;

@@ -373,6 +373,9 @@ impl Failover {
             if self.record.frozen.remove(&name).is_some() {
                 self.members[node].told = None;
             }
+            if self.is_nameless(at.now, primary, node) {
+                self.follow(at, (primary, node), out);
+            }
             return;
         }
         let to = target(&view.conninfo);
@@ -388,6 +391,19 @@ impl Failover {
         if !told && (lost || self.record.frozen.contains_key(&name)) {
             self.follow(at, (primary, node), out);
         }
+    }
+
+    /// Whether a standby follows under a name that is not its own, so that it acknowledges nothing
+    /// and commits wait without end. It is told once.
+    fn is_nameless(&self, now: Instant, primary: usize, node: usize) -> bool {
+        let member = &self.members[node];
+        let steady = member.streaming.is_some_and(|since| now.since(since) >= HEARD);
+        let named = |view: &View| view.followers.iter().any(|it| it.name == member.name);
+        self.is_sync()
+            && steady
+            && member.told.is_none()
+            && self.is_free(node)
+            && self.fresh(now, primary).is_some_and(|view| !view.recovery && !named(view))
     }
 
     /// Whether an address is that of a node that was a primary once.

@@ -24,6 +24,8 @@ pub struct At {
 pub enum Event {
     /// What the store has; none: nothing was ever written.
     Loaded(Revision, Option<Box<Record>>),
+    /// There is no reading it, in words: another process has it, or the disk is at fault.
+    Unread(String),
     /// A write has ended well.
     Saved(Revision),
     /// A write has failed, and nobody knows whether it was done: somebody else has written, or the

@@ -189,13 +189,13 @@ impl Lane {
         let Some(far) = self.server_mut(id).filter(|far| !far.is_gone()) else { return };
         let opening = far.is_opening();
         let client = far.client.take();
-        let (running, dying, counted) = (far.ledger.is_clients(), far.dying, far.counted);
+        let (running, parted, counted) = (far.ledger.is_clients(), far.parted, far.counted);
         let within = running || far.ledger.is_unsynced() || far.ledger.is_skipping();
         let from = (far.pool, far.step);
         let status = far.status;
         let open = status != b'I';
         let torn = tears(far);
-        let stays = !torn && !far.parted;
+        let stays = !torn && !parted;
         let error = far.error.take();
         let failure = opening.then(|| match &error {
             Some(error) => (**error).clone(),
@@ -228,7 +228,8 @@ impl Lane {
         if stays && !within && self.leads_on(now, client, (from.0, status)) {
             return actions.push(Action::Resume(client));
         }
-        if !dying && !torn {
+        // A last word that answered a query of ours its client has not heard.
+        if !parted && !torn {
             Self::say_lost(client, reason, unknown, actions);
         }
         self.client_left(now, client, CloseMode::Flush, actions);
