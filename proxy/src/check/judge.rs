@@ -379,8 +379,9 @@ fn by_name(book: &mut Book, cluster: &Cluster, failover: &Failover, primary: &Kn
         let grade = if enough { Grade::Warning } else { Grade::Error };
         let text = format!(
             "no standby streams from {} with application_name {name}, so it acknowledges no \
-             commit{}: set cluster_name = '{name}' there and restart, or add application_name={name} to its \
-             primary_conninfo; pgring does so only when it lets it follow another",
+             commit{}: set cluster_name = '{name}' there and restart, or add \
+             application_name={name} to its primary_conninfo; \
+             pgring does so only when it lets it follow another",
             primary.name,
             if enough { "" } else { ", and commits would wait without end" }
         );

@@ -264,3 +264,27 @@ impl Lane {
 fn tears(far: &Server) -> bool {
     far.left > 0 && far.forward || matches!(far.phase, Phase::Raw)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::lane::trial::{Trial, has_error, query};
+    use crate::mail::{Entrance, Event};
+    use pgring_wire::backend::write::{self, ErrorText};
+
+    /// A server that dies while it is given its client's parameters says so to pgring alone, and
+    /// the client was closed without a word: seen by the rig, whose primary was killed.
+    #[test]
+    fn a_last_word_that_a_client_has_not_heard_is_not_its_last() {
+        let mut trial = Trial::start("");
+        let (client, server) = (trial.client, trial.server);
+        let other = trial.enter(Entrance::default());
+        trial.with_lane(|lane, _, _| lane.server_mut(server).expect("it").touched = Some(other));
+        trial.client_says(&query("INSERT INTO t VALUES (1)"));
+        let mut last = Vec::new();
+        write::error(&mut last, &ErrorText::fatal("57P01", "unexpected postmaster exit"));
+        trial.receives(server, &last);
+        trial.happens(Event::Ended { conn: server });
+        assert!(has_error(&trial.said_to(client), "08007"), "its statement may have been sent");
+        assert!(trial.closes(client));
+    }
+}
