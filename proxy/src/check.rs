@@ -1,8 +1,8 @@
 //! `pgring check --connect`: what is missing on the nodes and on this machine, before it is missed.
 //!
-//! Logs in to every node as whoever will do so later, and asks; nothing is changed there. Asking and
-//! judging are apart: what was read is plain values, and what is to be thought of them is decided
-//! without any node.
+//! Logs in to every node as whoever will do so later, and asks; nothing is changed there. Asking
+//! and judging are apart: what was read is plain values, and what is to be thought of them is
+//! decided without any node.
 
 mod judge;
 mod read;
