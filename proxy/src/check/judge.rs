@@ -377,13 +377,12 @@ fn by_name(book: &mut Book, cluster: &Cluster, failover: &Failover, primary: &Kn
     let enough = there.len() >= failover.quorum as usize;
     for name in missing {
         let grade = if enough { Grade::Warning } else { Grade::Error };
+        let then = if enough { "" } else { ", and commits wait without end until it is" };
         let text = format!(
             "no standby streams from {} with application_name {name}, so it acknowledges no \
-             commit{}: set cluster_name = '{name}' there and restart, or add \
-             application_name={name} to its primary_conninfo; \
-             pgring does so only when it lets it follow another",
-            primary.name,
-            if enough { "" } else { ", and commits would wait without end" }
+             commit{then}: pgring names one that follows; to do so before, set cluster_name = \
+             '{name}' there and restart, or add application_name={name} to its primary_conninfo",
+            primary.name
         );
         book.say(grade, Some(name), text);
     }

@@ -16,6 +16,7 @@ use pgring_logic::failover::verb::{Reply, Verb};
 use pgring_logic::failover::words::{Action, At, Event};
 use pgring_logic::mail::{Mail, Order};
 use pgring_logic::record::{Record, Revision};
+use pgring_logic::topology::gate::Writes;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -278,11 +279,19 @@ impl Control {
                 Ok(Ok(errors)) if errors.iter().all(Option::is_none) => {
                     return self.deed(&cluster, watch, Event::Vacated(epoch));
                 }
-                // It is no longer wanted.
-                Ok(_) => return,
+                // It is no longer wanted; or a lane has not heard yet what is.
+                Ok(_) if !self.is_shut(&cluster, epoch) => return,
+                Ok(_) => tokio::time::sleep(VACATE_AGAIN).await,
                 Err(_late) => drop(self.state.borrow_mut().orders.close(number)),
             }
         }
+    }
+
+    /// Whether the gate is still the one behind which lanes are to let go.
+    fn is_shut(&self, cluster: &str, epoch: u64) -> bool {
+        let state = self.state.borrow();
+        let gate = state.guards.by_cluster.get(cluster).map(|guard| guard.machine.gate());
+        gate.is_some_and(|gate| gate.epoch == epoch && !matches!(gate.writes, Writes::Open(_)))
     }
 
     /// Runs a command of the operator.
