@@ -284,6 +284,10 @@ fn one(scene: &Scene<'_>, case: Case, number: u64, dice: &mut Dice) -> Outcome<R
     };
     condemn(scene, case, &played, &mut run);
     run.rejoin_ms = settle::settle(scene, case.rejoins_within())?;
+    if run.failures.is_empty() {
+        // Nobody will look for a commit in there.
+        ground::sweep(&site.directory)?;
+    }
     run.hooks = scene.agent.calls() - calls;
     Ok(run)
 }

@@ -8,6 +8,7 @@ mod picture;
 mod stage;
 
 use crate::outage::check::{self, Findings};
+use crate::outage::ground::sweep;
 use crate::outage::topology::Chapter;
 use crate::outage::writer::{Clients, End, Log, TABLE};
 use crate::place::Workplace;
@@ -16,7 +17,7 @@ use crate::rig::family::send;
 use crate::rig::rest;
 use nix::sys::signal::Signal;
 use picture::Picture;
-use stage::{Stage, sweep};
+use stage::Stage;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;

@@ -24,7 +24,7 @@ use crate::rig::scene::{CLIENTS, MONITOR, NODES, USER, home, link_ends};
 use crate::rig::weather::Weather;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -92,6 +92,7 @@ impl Ground {
             install::packages(&["iproute2"])?;
         }
         net::sweep()?;
+        sweep(&place.path)?;
         let site = Site { port: Some(NODE_PORT), ..Site::new(place)? };
         let (center, clients) = (Namespace::new("pgr")?, Namespace::new("cli")?);
         net::wire((&center, "cli", CLIENTS.0), (&clients, "pgr", CLIENTS.1))?;
@@ -206,6 +207,18 @@ fn people(site: &Site, primary: &Spot) -> Outcome<()> {
         let columns = "client int, seq bigint, key bigint NOT NULL";
         site.ask(&login, &format!("CREATE TABLE {} ({columns})", super::writer::TABLE)).map(drop)
     })
+}
+
+/// Removes what hooks put aside beside the nodes: the log of each node that was rewound, which is
+/// up to a gigabyte each time.
+pub(crate) fn sweep(directory: &Path) -> Outcome<()> {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if [".wal-", ".settings-", ".old-"].iter().any(|part| name.contains(part)) {
+            place::remove(&entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 /// The hooks where the account can run them: copies of `config/hooks`.

@@ -170,6 +170,12 @@ impl Failover {
         if let Some(view) = view.filter(|_| self.members[primary].health.verdict.serves()) {
             self.tend(at, primary, &view, out);
         }
+        if self.status.is_empty() && self.is_sync() && self.record.synchronous.names.is_empty() {
+            self.status = format!(
+                "no standby acknowledges commits: what {} acknowledges is lost with it",
+                self.record.primary
+            );
+        }
     }
 
     /// Why the primary is not the one of the record.

@@ -1,7 +1,7 @@
 //! What the failover demo runs on: three nodes, and a pgring that takes care of their primary.
 
 use crate::demo::{self, USER};
-use crate::outage::ground::hooks;
+use crate::outage::ground::{hooks, sweep};
 use crate::outage::topology::{Chapter, Topology, history};
 use crate::outage::writer::{Guests, TABLE};
 use crate::place::{self, Workplace};
@@ -159,18 +159,6 @@ impl Stage {
              --user {USER} --database {USER} --yes-this-is-not-production {CLUSTER}\n"
         )
     }
-}
-
-/// What hooks of an earlier demo put aside beside the nodes.
-pub(super) fn sweep(directory: &Path) -> Outcome<()> {
-    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let aside = [".wal-", ".settings-", ".old-"].iter().any(|part| name.contains(part));
-        if aside && name.starts_with("pg") {
-            place::remove(&entry.path())?;
-        }
-    }
-    Ok(())
 }
 
 fn door(port: u16) -> Login<'static> {
