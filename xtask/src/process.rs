@@ -22,8 +22,12 @@ const POLL: Duration = Duration::from_millis(25);
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// From now on Ctrl-C, SIGTERM and SIGHUP end waits instead of this program.
+/// From now on Ctrl-C, SIGTERM and SIGHUP end waits instead of this program. It may be said twice.
 pub(crate) fn catch_interrupts() -> Outcome<()> {
+    static CAUGHT: AtomicBool = AtomicBool::new(false);
+    if CAUGHT.swap(true, Ordering::SeqCst) {
+        return Ok(());
+    }
     ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::SeqCst))
         .map_err(|error| format!("cannot catch signals: {error}"))
 }
