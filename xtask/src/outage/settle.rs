@@ -104,6 +104,10 @@ fn complaint(scene: &Scene<'_>) -> Outcome<Option<String>> {
         if !topology.is_normal() || !topology.quarantine.is_empty() {
             return Ok(Some(format!("SHOW TOPOLOGY says\n{}", topology.text)));
         }
+        // For a moment after the first start nothing is promised.
+        if scene.durability == Durability::Sync && !topology.text.contains("synchronous=ANY") {
+            return Ok(Some("no standby is synchronous for certain yet".to_owned()));
+        }
     }
     if let Some(complaint) = scene.complaint()? {
         return Ok(Some(complaint));

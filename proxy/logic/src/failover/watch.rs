@@ -170,11 +170,13 @@ impl Failover {
         if let Some(view) = view.filter(|_| self.members[primary].health.verdict.serves()) {
             self.tend(at, primary, &view, out);
         }
-        if self.status.is_empty() && self.is_sync() && self.record.synchronous.names.is_empty() {
-            self.status = format!(
-                "no standby acknowledges commits: what {} acknowledges is lost with it",
-                self.record.primary
-            );
+        if self.status.is_empty() && self.is_sync() && self.record.synchronous.fence().is_none() {
+            let name = &self.record.primary;
+            self.status = if self.record.synchronous.names.is_empty() {
+                format!("no standby acknowledges commits: what {name} acknowledges is lost with it")
+            } else {
+                format!("it is not certain yet that standbys have all that {name} acknowledges")
+            };
         }
     }
 
