@@ -35,7 +35,7 @@ GRANT EXECUTE ON FUNCTION pg_catalog.pg_ls_waldir() TO :"role";
 
 -- Freezes a standby and lets it follow another primary, from a slot there.
 GRANT ALTER SYSTEM ON PARAMETER primary_conninfo, primary_slot_name TO :"role";
--- Has a standby that a new primary refused at first try again within 0.2 s instead of 5 s.
+-- Has a standby that a new primary refused at first try again within 0.1 s instead of 5 s.
 GRANT ALTER SYSTEM ON PARAMETER wal_retrieve_retry_interval TO :"role";
 -- Has a standby ask a silent primary whether it is there, and so be a witness.
 GRANT ALTER SYSTEM ON PARAMETER wal_receiver_timeout TO :"role";

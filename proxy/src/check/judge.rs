@@ -7,7 +7,7 @@ use pgring_logic::config::{Cluster, Durability, Failover, Monitor};
 use pgring_logic::failover::act::{peer, target};
 
 /// What pgring sets `wal_retrieve_retry_interval` to, in milliseconds.
-const RETRY_MS: u64 = 200;
+const RETRY_MS: u64 = 100;
 /// Senders that others may want beside the standbys: a backup, a standby that comes back.
 const SPARE: u32 = 2;
 
