@@ -242,7 +242,7 @@ impl Failover {
             }
             Event::Verdict { node, health } => self.judged(at, node, health),
             Event::Done { number, done } => self.done(at, number, done, out),
-            Event::Vacated(epoch) => self.vacated(at, epoch, out),
+            Event::Vacated(epoch) => self.vacated(at, epoch),
             Event::Verb { ticket, user, verb } => self.verb(at, ticket, &user, &verb, out),
         }
         self.proceed(at, out);

@@ -86,7 +86,7 @@ impl Failover {
     }
 
     /// No lane has a connection to the old primary any more.
-    pub(super) fn vacated(&mut self, at: At, epoch: u64, out: &mut Out) {
+    pub(super) fn vacated(&mut self, at: At, epoch: u64) {
         if self.gate.writes == Writes::Shut && epoch == self.gate.epoch {
             self.opened = None;
         }
@@ -96,7 +96,7 @@ impl Failover {
                 self.stage = Stage::Stuck { until: at.now };
             }
             Stage::Draining { epoch: awaited, .. } if awaited == epoch && epoch > 0 => {
-                self.drained(at, out);
+                self.drained(at);
             }
             Stage::Rest
             | Stage::Vacating { .. }

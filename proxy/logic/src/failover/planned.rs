@@ -162,7 +162,7 @@ impl Failover {
     }
 
     /// S3: nobody writes to it any more.
-    pub(super) fn drained(&mut self, at: At, _out: &mut Out) {
+    pub(super) fn drained(&mut self, at: At) {
         self.step(at, "drain");
         self.stage = Stage::Reading { number: 0 };
     }
