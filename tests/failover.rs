@@ -151,6 +151,31 @@ fn a_switchover_is_not_noticed_by_clients() {
     let chapter = trio.last_chapter();
     let said = [&*chapter["kind"], &chapter["bound"]];
     assert_eq!(said, ["switchover", "nothing that was acknowledged"]);
+    keeps_no_more_than_it_must(&trio, "pg3", "pg2");
+}
+
+/// A standby that was a primary has slots through which nobody receives any more: they move on
+/// with its restartpoints.
+fn keeps_no_more_than_it_must(trio: &Trio, primary: &str, standby: &str) {
+    let (primary, standby) = (trio.node(primary), trio.node(standby));
+    let oldest = || {
+        let sql = "SELECT count(*), min(restart_lsn) - '0/0' FROM pg_replication_slots \
+            WHERE NOT active AND slot_name LIKE 'pgring%'";
+        let said = standby.psql(sql);
+        let (count, place) = said.trim().split_once('|').expect("two columns");
+        (count.to_owned(), place.parse::<u64>().expect("slots that nobody uses"))
+    };
+    let (_, before) = oldest();
+    primary.psql("SELECT pg_switch_wal()");
+    primary.psql("CHECKPOINT");
+    let end = primary.psql("SELECT pg_current_wal_lsn()");
+    let there = format!("SELECT pg_last_wal_replay_lsn() >= '{}'", end.trim());
+    until("it has all", SOON, || standby.psql(&there).trim() == "t");
+    standby.psql("CHECKPOINT");
+    let redo = standby.psql("SELECT redo_lsn - '0/0' FROM pg_control_checkpoint()");
+    let redo: u64 = redo.trim().parse().expect("a place");
+    assert!(redo > before, "{redo} {before}");
+    until("its slots have moved", SOON, || oldest() == ("2".to_owned(), redo));
 }
 
 /// It is ended at any moment of a change, and goes on where it was.

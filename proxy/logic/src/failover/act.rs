@@ -129,6 +129,11 @@ pub struct View {
     pub end: Lsn,
     /// What it has replayed; on a primary the same as `end`.
     pub replayed: Lsn,
+    /// On a standby: where its last restartpoint begins. It keeps its log from there on anyway.
+    pub redo: Lsn,
+    /// On a standby: physical slots of pgring's that nobody receives through, and from where on
+    /// each of them keeps the log.
+    pub spare: Vec<(String, Lsn)>,
     /// Its WAL receiver, if there is one that streams.
     pub receiver: Option<Receiver>,
     /// `primary_conninfo`.

@@ -1,5 +1,10 @@
-//! The names of physical slots: `pgring_` and the node that receives through it.
+//! Physical slots: their names, `pgring_` and the node that receives through it; and how far those
+//! are moved on standbys that nobody receives through yet.
 
+use crate::failover::act::{Act, View};
+use crate::failover::{Failover, Out};
+use crate::time::Instant;
+use crate::topology::Lsn;
 use sha2::{Digest, Sha256};
 use std::fmt::Write as _;
 
@@ -35,10 +40,63 @@ pub fn slot_name(node: &str) -> String {
     name
 }
 
+impl Failover {
+    /// A standby that was a primary, or was to be one, has slots for the others: without this it
+    /// would keep all of the log since then.
+    pub(super) fn move_slots(&mut self, now: Instant, out: &mut Out) {
+        for node in 0..self.members.len() {
+            let Some(view) = self.fresh(now, node).filter(|view| view.recovery) else { continue };
+            let moves = moves(view, |slot| {
+                let owner = self.members.iter().position(|it| slot_name(&it.name) == slot);
+                let Some(owner) = owner else { return Some(Lsn(u64::MAX)) };
+                if self.primary() == Some(owner) {
+                    return Some(Lsn(u64::MAX));
+                }
+                let standby = self.fresh(now, owner).filter(|view| view.recovery)?;
+                let sane = !self.record.quarantine.contains_key(&*self.members[owner].name);
+                sane.then_some(standby.end)
+            });
+            if !moves.is_empty() && self.is_free(node) {
+                let number = self.act(node, Act::Advance(moves), out);
+                self.members[node].busy = Some(number);
+            }
+        }
+    }
+}
+
+/// Which slots of a standby are moved, and where to: no further than their owner has received, for
+/// it may have to go on from there, and not beyond what the standby itself keeps anyway. A primary
+/// that becomes a standby has the log up to there; who is not known any more needs nothing; where
+/// nobody can tell the slot stays.
+fn moves(view: &View, owner_has: impl Fn(&str) -> Option<Lsn>) -> Vec<(String, Lsn)> {
+    let there = |(slot, from): &(String, Lsn)| {
+        let to = owner_has(slot)?.min(view.redo).min(view.replayed);
+        (to > *from).then(|| (slot.clone(), to))
+    };
+    view.spare.iter().filter_map(there).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::slot_name;
+    use super::{moves, slot_name};
+    use crate::failover::act::View;
+    use crate::topology::Lsn;
     use std::collections::BTreeSet;
+
+    #[test]
+    fn a_slot_moves_no_further_than_its_owner_and_the_restartpoint() {
+        let spare = [("behind", 50), ("ahead", 50), ("gone", 50), ("there", 100), ("unknown", 50)];
+        let spare = spare.map(|(slot, lsn)| (slot.to_owned(), Lsn(lsn))).into();
+        let view = View { redo: Lsn(100), replayed: Lsn(200), spare, ..View::default() };
+        let moved = moves(&view, |slot| match slot {
+            "behind" => Some(Lsn(70)),
+            "unknown" => None,
+            "gone" => Some(Lsn(u64::MAX)),
+            _ => Some(Lsn(150)),
+        });
+        let wanted = [("behind", 70), ("ahead", 100), ("gone", 100)];
+        assert_eq!(moved, wanted.map(|(slot, lsn)| (slot.to_owned(), Lsn(lsn))));
+    }
 
     #[test]
     fn a_slot_is_named_after_its_node() {

@@ -303,6 +303,7 @@ impl Failover {
                 self.keep_following(at, (primary, node), out);
             }
         }
+        self.move_slots(at.now, out);
         let rejoin =
             if self.is_saved() { std::mem::take(&mut self.rejoin) } else { BTreeSet::new() };
         for node in rejoin {
@@ -315,7 +316,7 @@ impl Failover {
     }
 
     /// Whether nothing is being done to a node, and it was seen since.
-    fn is_free(&self, node: usize) -> bool {
+    pub(super) fn is_free(&self, node: usize) -> bool {
         let member = &self.members[node];
         let seen = member.view.as_ref().is_some_and(|(asked, _)| *asked >= member.touched);
         seen && member.busy.is_none()

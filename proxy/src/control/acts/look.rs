@@ -39,7 +39,11 @@ const QUESTION: &str = "SET LOCAL search_path = pg_catalog, pg_temp; \
       current_setting('default_transaction_read_only'), \
       CASE WHEN s.recovery THEN pg_get_wal_replay_pause_state() END, \
       g.delay, current_setting('restore_command'), g.retry, s.recovery AND r.pid IS NOT NULL, \
-      g.patience \
+      g.patience, \
+      CASE WHEN s.recovery THEN (SELECT redo_lsn FROM pg_control_checkpoint()) END, \
+      CASE WHEN s.recovery THEN (SELECT string_agg(slot_name || ' ' || restart_lsn, ',') \
+        FROM pg_replication_slots WHERE slot_type = 'physical' AND NOT active \
+        AND restart_lsn IS NOT NULL AND starts_with(slot_name, 'pgring_')) END \
     FROM (SELECT pg_is_in_recovery() AS recovery, \
         CASE WHEN pg_is_in_recovery() \
           THEN COALESCE(greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()), '0/0') \
@@ -92,6 +96,11 @@ fn view(row: &SimpleQueryRow) -> Result<View, Failed> {
         }
         state => Some(format!("replay is {state}")),
     };
+    let spare = text(row, 20).split(',').filter(|slot| !slot.is_empty()).map(|slot| {
+        let (name, lsn) = slot.split_once(' ').unwrap_or((slot, ""));
+        let lsn = lsn.parse().map_err(|_| Failed::not(format!("a strange slot: {slot:?}")))?;
+        Ok((name.to_owned(), lsn))
+    });
     Ok(View {
         recovery,
         system: system.cast_unsigned(),
@@ -99,6 +108,8 @@ fn view(row: &SimpleQueryRow) -> Result<View, Failed> {
         started: number(row, 3)?,
         end,
         replayed: if recovery { number(row, 5)? } else { end },
+        redo: if recovery { number(row, 19)? } else { end },
+        spare: spare.collect::<Result<_, Failed>>()?,
         receiver,
         conninfo: text(row, 9).to_owned(),
         slot: text(row, 10).to_owned(),

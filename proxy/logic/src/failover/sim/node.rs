@@ -219,6 +219,8 @@ impl Pg {
             started: self.started,
             end,
             replayed: end,
+            redo: end,
+            spare: Vec::new(),
             receiver,
             conninfo: self.conninfo.clone(),
             slot: self.slot.clone(),
