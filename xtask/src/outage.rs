@@ -16,6 +16,7 @@ mod config;
 pub(crate) mod ground;
 mod pgpool;
 mod play;
+mod record;
 pub(crate) mod scene;
 mod score;
 mod settle;
@@ -233,7 +234,7 @@ fn measure(
                 settle::settle(&made, Duration::ZERO)?;
                 scene = Some(made);
             }
-            let run = scene.as_ref().map(|scene| one(scene, *case, number, &mut dice));
+            let run = scene.as_ref().map(|scene| one(scene, *case, (number, turn), &mut dice));
             let run = match run.unwrap_or_else(|| Err("there is no scene".to_owned())) {
                 Ok(run) => run,
                 Err(error) if options.keep_going && !process::interrupted() => {
@@ -252,7 +253,7 @@ fn measure(
 }
 
 /// One run, from well to well.
-fn one(scene: &Scene<'_>, case: Case, number: u64, dice: &mut Dice) -> Outcome<Run> {
+fn one(scene: &Scene<'_>, case: Case, (number, turn): (u64, u32), dice: &mut Dice) -> Outcome<Run> {
     let site = &scene.site;
     scene.clients.within(|| site.ask(&login(USER), &format!("TRUNCATE {TABLE}")))?;
     let primary = scene.primary()?;
@@ -263,7 +264,7 @@ fn one(scene: &Scene<'_>, case: Case, number: u64, dice: &mut Dice) -> Outcome<R
     let clients = scene.clients.within(|| Clients::start(guests, number))?;
     rest(LEAD + dice.between(Duration::ZERO, PHASE_MAX))?;
     let changes = scene.has_failover() && case.changes_primary();
-    let stage = Stage { scene, clients: &clients, primary, before, changes };
+    let stage = Stage { scene, clients: &clients, primary, before, changes, turn };
     let played = stage.play(case, dice)?;
     let log = clients.stop()?;
     let after = play::topology_after(scene)?;

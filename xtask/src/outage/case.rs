@@ -21,7 +21,7 @@ pub(super) enum Case {
     Cut,
     /// kill, and the old primary is started again by hand as soon as the failover has begun
     Return,
-    /// kill, and pgring itself is killed up to 600 ms later, and started again
+    /// kill, and pgring itself is killed after the next step that it keeps, and started again
     Crash,
     /// kill, with asynchronous standbys: what is lost must keep to the bound that is stated
     Async,

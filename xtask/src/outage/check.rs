@@ -46,7 +46,7 @@ pub(crate) struct Findings {
     pub(crate) idle_failed: u64,
     pub(crate) reads: u64,
     pub(crate) reads_failed: BTreeMap<String, u64>,
-    /// Some of the keys that are lost, doubled or lied about.
+    /// Some of the keys that are lost, doubled or lied about, and of the reads that failed.
     pub(crate) shown: Vec<String>,
 }
 
@@ -68,6 +68,8 @@ pub(crate) fn judge(log: &Log, fault: Instant, table: &BTreeMap<u64, u64>) -> Fi
     let doubled = table.iter().filter(|(_, count)| **count > 1);
     let doubled = doubled.map(|(key, count)| format!("{key} is there {count} times"));
     findings.shown.extend(doubled);
+    let reads = log.read_errors.iter().map(|(at, text)| (since(*at, fault), text));
+    findings.shown.extend(reads.map(|(after, text)| format!("a read at {after:.1} ms: {text}")));
     findings.shown.truncate(SHOWN);
     let acks = log.writes.iter().filter(|write| write.end == End::Acked).map(|write| write.at);
     let end = log.writes.iter().map(|write| write.at).max();

@@ -191,7 +191,8 @@ fn is_warning(body: &[u8]) -> bool {
 
 fn complaint(body: &[u8]) -> Answer {
     let fatal = ["FATAL", "PANIC"].contains(&severity(body).as_str());
-    let text = field_of(body, b'M').unwrap_or_default();
+    let more = field_of(body, b'D').map(|detail| format!(" ({detail})")).unwrap_or_default();
+    let text = field_of(body, b'M').unwrap_or_default() + &more;
     Answer::Refused { code: field_of(body, b'C').unwrap_or_default(), text, fatal }
 }
 

@@ -2,6 +2,7 @@
 
 use super::case::Case;
 use super::ground::{PGRING, Spot};
+use super::record;
 use super::scene::{PATIENCE, Scene};
 use super::topology::Topology;
 use super::watch::{self, Watch};
@@ -35,8 +36,13 @@ const BEGIN_MAX: Duration = Duration::from_secs(15);
 const SWITCHOVER_MAX: Duration = Duration::from_secs(30);
 /// How long the orphans of a postmaster may live.
 const ORPHANS_MAX: Duration = Duration::from_secs(30);
-/// The latest that pgring is killed after the fault.
-const CRASH_MAX: Duration = Duration::from_millis(600);
+/// pgring is killed after the first write of its record, or after the next, and so on up to this
+/// one; a failover takes about so many, and a kill after all of them is one after the end.
+const WRITES_MAX: u64 = 8;
+/// And in every second round a little later, so that what follows a write has begun, too.
+const LATER_MAX: Duration = Duration::from_millis(60);
+/// How long the next write is waited for.
+const WRITE_MAX: Duration = Duration::from_secs(2);
 /// The clients of pgbench, and transactions of a second, of all of them.
 const PGBENCH: [&str; 9] = ["-n", "-N", "-c", "64", "-j", "2", "-T", "3", "-R"];
 const PGBENCH_RATE: &str = "300";
@@ -53,6 +59,8 @@ pub(super) struct Stage<'run> {
     pub(super) before: Option<Topology>,
     /// Whether it is over only when another node is the primary.
     pub(super) changes: bool,
+    /// Which run of its case this is; the first is 1.
+    pub(super) turn: u32,
 }
 
 /// What was seen.
@@ -300,10 +308,19 @@ impl Stage<'_> {
     fn crash(&self, dice: &mut Dice) -> Outcome<Played> {
         let scene = self.scene;
         let watch = Watch::start(scene)?;
+        let first = record::read(&scene.state)?;
         let (mut played, _) = self.strike()?;
-        rest(dice.between(Duration::ZERO, CRASH_MAX))?;
+        let (round, write) = (u64::from(self.turn - 1) / WRITES_MAX, u64::from(self.turn - 1));
+        let write = write % WRITES_MAX + 1;
+        record::after(&scene.state, &first, write, WRITE_MAX)?;
+        if round % 2 == 1 {
+            rest(dice.between(Duration::ZERO, LATER_MAX))?;
+        }
         let killed = played.fault.elapsed().as_millis();
         scene.kill_pgring()?;
+        let kept = record::read(&scene.state)?;
+        let written = kept.revision - first.revision;
+        played.notes.push(format!("pgring killed after write {written}: {}", kept.words));
         scene.start_pgring()?;
         let back = played.fault.elapsed().as_millis();
         played.notes.push(format!("pgring killed after {killed} ms, back after {back} ms"));

@@ -33,6 +33,8 @@ pub(super) struct Scene<'place> {
     place: &'place Workplace,
     program: PathBuf,
     config: PathBuf,
+    /// Where pgring keeps its record.
+    pub(super) state: PathBuf,
     /// What pgring promises of acknowledged writes.
     pub(super) durability: Durability,
 }
@@ -63,7 +65,7 @@ impl<'place> Scene<'place> {
         let config = place.write("pgring.toml", &text)?;
         let program = pooler::reachable(place, program)?;
         let (console, pooler) = (RefCell::default(), RefCell::default());
-        let scene = Self { console, pooler, ground, place, program, config, durability };
+        let scene = Self { console, pooler, ground, place, program, config, state, durability };
         scene.start_pgring()?;
         println!("started   n1, n2, n3 and pgring, {}", durability.words());
         Ok(scene)

@@ -71,6 +71,8 @@ pub(crate) struct Log {
     pub(crate) reads: u64,
     /// Those that did not, by SQLSTATE.
     pub(crate) reads_failed: BTreeMap<String, u64>,
+    /// What they were told, and when.
+    pub(crate) read_errors: Vec<(Instant, String)>,
     /// Idle sessions that were closed.
     pub(crate) idle_closed: u64,
     /// Idle sessions on which a statement failed afterwards.
@@ -147,6 +149,7 @@ impl Clients {
             log.reads += part.reads;
             add(&mut log.connects, part.connects);
             add(&mut log.reads_failed, part.reads_failed);
+            log.read_errors.extend(part.read_errors);
         }
         for mut idle in self.idle.drain(..) {
             if !idle.stands() {
@@ -297,7 +300,10 @@ fn read(shared: &Shared, mut due: Instant) -> Log {
             Answer::Done(count) => {
                 *log.reads_failed.entry(format!("counted {count}")).or_default() += 1;
             }
-            _ => *log.reads_failed.entry(code(&answer)).or_default() += 1,
+            failed => {
+                log.read_errors.push((Instant::now(), format!("{failed:?}")));
+                *log.reads_failed.entry(code(failed)).or_default() += 1;
+            }
         }
         if !is_over(&answer) {
             client = Some(session);
