@@ -53,6 +53,29 @@ fn old_servers_are_replaced_between_transactions() {
     until("a new server", SOON, || client.value("SELECT pg_backend_pid()") != pid);
 }
 
+/// Otherwise a session that a broken network has cut off would keep its locks for two hours.
+#[test]
+fn a_server_looks_whether_pgring_is_still_there() {
+    at_most_minutes(2);
+    let node = Postgres::start();
+    let shown = |client: &mut Wire| {
+        ["idle", "interval", "count"]
+            .map(|name| client.value(&format!("SHOW tcp_keepalives_{name}")))
+            .join(" ")
+    };
+    for mode in ["transaction", "session"] {
+        let pgring = Settings::new(&node).set("pool.mode", mode).start();
+        let mut client = Wire::login(pgring.address(), "app");
+        assert_eq!(shown(&mut client), "15 5 3");
+        client.query("SET tcp_keepalives_idle = 77");
+        client.query("DISCARD ALL");
+        assert_eq!(shown(&mut client), "15 5 3");
+    }
+    let pgring = Settings::new(&node).set("pool.server_keepalive", false).start();
+    let mut client = Wire::login(pgring.address(), "app");
+    assert_ne!(shown(&mut client), "15 5 3");
+}
+
 #[test]
 fn the_reserve_helps_who_has_waited_long_enough() {
     at_most_minutes(2);

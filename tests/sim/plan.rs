@@ -235,6 +235,7 @@ impl Plan {
             prepared_statements: self.statements,
             prepared_bytes: 1 << 20,
             server_reset_query: "DISCARD ALL".to_owned(),
+            server_keepalive: true,
         }
     }
 }

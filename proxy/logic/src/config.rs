@@ -291,7 +291,16 @@ pub struct PoolSettings {
     pub prepared_bytes: usize,
     /// What cleans a server in session mode.
     pub server_reset_query: String,
+    /// Whether a server is told to see for itself that pgring is gone (`tcp_keepalives_idle`).
+    pub server_keepalive: bool,
 }
+
+/// What a server is told of keepalive at login, in seconds and counts: what pgring does itself.
+pub const SERVER_KEEPALIVE: [(&str, &str); 3] = [
+    ("tcp_keepalives_idle", "15"),
+    ("tcp_keepalives_interval", "5"),
+    ("tcp_keepalives_count", "3"),
+];
 
 /// When a server goes back to the pool.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

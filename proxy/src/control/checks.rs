@@ -9,7 +9,7 @@ use crate::control::monitor::{Answer, ask};
 use crate::dialer::Dialer;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use pgring_logic::action::Address;
-use pgring_logic::config::Monitor;
+use pgring_logic::config::{Monitor, SERVER_KEEPALIVE};
 use pgring_logic::health::{Failure, Sight};
 use pgring_logic::topology::horizon::Horizon;
 use socket2::Socket;
@@ -340,11 +340,16 @@ where
 fn config_of(settings: &Monitor, database: &str) -> tokio_postgres::Config {
     let mut config = tokio_postgres::Config::new();
     config.user(settings.user.as_deref().unwrap_or_default());
-    config.dbname(database).application_name(NAME);
+    config.dbname(database).application_name(NAME).options(keepalive());
     if let Some(password) = &settings.password {
         config.password(&password.0);
     }
     config
+}
+
+/// Has a server see for itself that pgring is gone.
+fn keepalive() -> String {
+    SERVER_KEEPALIVE.map(|(name, value)| format!("-c {name}={value}")).join(" ")
 }
 
 /// In the server's words, if they are its own.

@@ -84,7 +84,7 @@ const PROCESS: [(&str, bool, Read); 32] = [
 ];
 
 /// The settings of pools; all of them change at a reload.
-const POOL: [(&str, Read); 22] = [
+const POOL: [(&str, Read); 23] = [
     ("pool.mode", |config| mode(config.pool.mode).to_owned()),
     ("pool.size", |config| config.pool.size.to_string()),
     ("pool.size_min", |config| config.pool.size_min.to_string()),
@@ -107,6 +107,7 @@ const POOL: [(&str, Read); 22] = [
     ("pool.prepared_statements", |config| config.pool.prepared_statements.to_string()),
     ("pool.prepared_bytes", |config| config.pool.prepared_bytes.to_string()),
     ("pool.server_reset_query", |config| config.pool.server_reset_query.clone()),
+    ("pool.server_keepalive", |config| config.pool.server_keepalive.to_string()),
 ];
 
 fn path(path: Option<&std::path::PathBuf>) -> String {

@@ -159,6 +159,7 @@ impl Default for PoolSettings {
             prepared_statements: 500,
             prepared_bytes: 8 * KIB * KIB,
             server_reset_query: "DISCARD ALL".to_owned(),
+            server_keepalive: true,
         }
     }
 }

@@ -23,6 +23,7 @@ pub(super) fn lay_over(settings: &mut PoolSettings, mut table: Table<'_>, errors
     if let Some(query) = table.text("server_reset_query", errors) {
         settings.server_reset_query = query.value;
     }
+    table.flag("server_keepalive", &mut settings.server_keepalive, errors);
     if settings.size_min > settings.size {
         let message = format!("{} is more than the size, {}", settings.size_min, settings.size);
         table.blame(table.line, "min_size", message, errors);

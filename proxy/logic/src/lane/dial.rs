@@ -2,6 +2,7 @@
 
 use crate::action::{Action, Address, CloseMode, Level, Progress, Want};
 use crate::auth_server::{Credentials, ServerAuth, Step};
+use crate::config::SERVER_KEEPALIVE;
 use crate::id::{ConnId, Core, PoolKey, Secret};
 use crate::lane::client::{Client, Phase as ClientPhase};
 use crate::lane::nodes::Round;
@@ -193,6 +194,7 @@ impl Lane {
         let user = Arc::clone(&rank.key.user);
         let name = rank.database.dbname.clone().unwrap_or_else(|| rank.key.database.to_string());
         let startup = Arc::clone(&far.startup);
+        let told = if rank.settings.server_keepalive { &SERVER_KEEPALIVE[..] } else { &[] };
         let auth = ServerAuth::new(&user, credentials, core::array::from_fn(|index| nonce[index]));
         let Some(far) = self.server_mut(id) else { return };
         if !matches!(far.phase, Phase::Connecting) {
@@ -200,8 +202,9 @@ impl Lane {
         }
         far.phase = Phase::Auth(Box::new(auth));
         let own = [("user", &*user), ("database", &*name)];
+        let own = own.into_iter().chain(told.iter().copied());
         let rest = startup.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-        let parameters: Vec<(&str, &str)> = own.into_iter().chain(rest).collect();
+        let parameters: Vec<(&str, &str)> = own.chain(rest).collect();
         actions.write(id, |out| write::startup(out, 3, 0, parameters));
     }
 
