@@ -109,7 +109,7 @@ impl Lane {
         let mut found = None;
         for (id, client) in self.clients.iter() {
             let greeted = matches!(client.phase, Phase::Ready | Phase::Raw);
-            if client.key.0 == pid && greeted && fits(client.secret(client.minor)) {
+            if client.key.0 == pid && greeted && fits(client.secret(client.minor.into())) {
                 found = Some(id);
             }
         }

@@ -139,6 +139,12 @@ impl Lane {
             counters.wait_times.observe(waited);
         }
         let session = self.is_session_mode(pool);
+        if greeted
+            && !session
+            && let Some(client) = self.clients.get_mut(id)
+        {
+            client.grants = client.grants.saturating_add(1);
+        }
         let Some(far) = self.server_mut(server) else { return };
         far.phase = Phase::Busy;
         far.client = Some(id);

@@ -140,7 +140,7 @@ pub(super) struct Client {
     pub(super) key: (u32, [u8; 32]),
     pub(super) login: Option<Box<Login>>,
     /// Of the protocol, once it is greeted.
-    pub(super) minor: u16,
+    pub(super) minor: u8,
     /// It has said goodbye behind a statement that is still running.
     pub(super) goodbye: bool,
     /// It was counted by the control thread.
@@ -169,6 +169,8 @@ pub(super) struct Client {
     pub(super) segment: u32,
     /// It has reset parameters: those of its startup packet are brought back before it goes on.
     pub(super) resetting: bool,
+    /// Servers it was granted for what it is about to say, without having said any of it yet.
+    pub(super) grants: u8,
     /// It must not go on before something under way is answered.
     pub(super) stalled: bool,
     pub(super) unnamed: Option<Box<Unnamed>>,
@@ -235,6 +237,7 @@ impl Client {
             change_last: 0,
             segment: 0,
             resetting: false,
+            grants: 0,
             stalled: false,
             unnamed: None,
             unnamed_last: 0,

@@ -12,6 +12,9 @@ use pgring_wire::backend::sqlstate;
 use pgring_wire::backend::write::ErrorText;
 use std::sync::Arc;
 
+/// So many servers may end before a client has said anything to them.
+const GRANTS_MAX: u8 = 3;
+
 impl Lane {
     /// A client says goodbye: what it asked for before is answered first.
     pub(super) fn terminate(&mut self, now: Instant, id: ConnId, actions: &mut Out) {
@@ -228,11 +231,38 @@ impl Lane {
         if stays && !within && self.leads_on(now, client, (from.0, status)) {
             return actions.push(Action::Resume(client));
         }
+        if stays && !within && !open && self.has_said_nothing(client) {
+            self.waits_anew(client);
+            return actions.push(Action::Resume(client));
+        }
         // A last word that answered a query of ours its client has not heard.
         if !parted && !torn {
             Self::say_lost(client, reason, unknown, actions);
         }
         self.client_left(now, client, CloseMode::Flush, actions);
+    }
+
+    /// Whether a client has a server, and has not begun to say there what it has it for: it may as
+    /// well say that to another. Not without end: what it is granted may be what ends.
+    pub(super) fn has_said_nothing(&self, id: ConnId) -> bool {
+        let Some(client) = self.clients.get(id) else { return false };
+        (1..=GRANTS_MAX).contains(&client.grants)
+            && matches!(client.phase, ClientPhase::Ready)
+            && client.pins.is_empty()
+            && !client.goodbye
+            && !client.is_partial()
+            && !self.is_leading(id)
+            && !self.is_between(id)
+    }
+
+    /// Its next message looks for a server anew.
+    fn waits_anew(&mut self, id: ConnId) {
+        self.end_reading(id);
+        if let Some(client) = self.clients.get_mut(id) {
+            client.transaction_since = None;
+            client.pool = client.home;
+            client.aimed = false;
+        }
     }
 
     /// Whether a client has part of an answer: what is said now it would take for the rest.
@@ -267,9 +297,66 @@ fn tears(far: &Server) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::lane::trial::{Trial, has_error, query};
+    use super::GRANTS_MAX;
+    use crate::id::ConnId;
+    use crate::lane::trial::{ANSWERED, Trial, has_error, query};
     use crate::mail::{Entrance, Event};
     use pgring_wire::backend::write::{self, ErrorText};
+
+    /// A client whose turn has come, and the server it may have.
+    fn granted() -> (Trial, ConnId) {
+        let mut trial = Trial::start("pool.size = 1\n");
+        let server = trial.server;
+        let other = trial.enter(Entrance::default());
+        trial.receives(other, &query("SELECT 1"));
+        assert_eq!(trial.client_says(&query(STATEMENT)), 0, "it waits");
+        // The first answers a query of pgring's own.
+        trial.receives(server, &ANSWERED.repeat(2));
+        assert!(trial.is_resumed(), "its turn has come");
+        (trial, server)
+    }
+
+    const STATEMENT: &str = "INSERT INTO t VALUES (1)";
+
+    /// A server ends, with a last word or without; whether its client is told.
+    fn ends(trial: &mut Trial, server: ConnId, says: bool) -> bool {
+        if says {
+            let mut last = Vec::new();
+            write::error(&mut last, &ErrorText::fatal("57P01", "unexpected postmaster exit"));
+            trial.receives(server, &last);
+        }
+        let client = trial.client;
+        let told = trial.said_to(client).len() + trial.forwards_to(client) > 0;
+        trial.happens(Event::Ended { conn: server });
+        told || !trial.said_to(client).is_empty() || trial.closes(client)
+    }
+
+    /// The server ended before its client could begin: seen by the rig as a read that failed.
+    #[test]
+    fn who_has_said_nothing_yet_waits_for_another_server() {
+        for says in [false, true] {
+            let (mut trial, server) = granted();
+            assert!(!ends(&mut trial, server, says));
+            assert_eq!(trial.client_says(&query(STATEMENT)), 0, "it waits again");
+            let server = trial.open(0, "off");
+            assert!(trial.is_resumed());
+            let said = query(STATEMENT);
+            assert_eq!(trial.client_says(&said), said.len());
+            assert_eq!(trial.forwards_to(server), said.len());
+            assert!(ends(&mut trial, server, says), "now it has");
+        }
+    }
+
+    #[test]
+    fn nobody_waits_anew_without_end() {
+        let (mut trial, mut server) = granted();
+        for _ in 0..GRANTS_MAX {
+            assert!(!ends(&mut trial, server, false));
+            assert_eq!(trial.client_says(&query(STATEMENT)), 0);
+            server = trial.open(0, "off");
+        }
+        assert!(ends(&mut trial, server, false));
+    }
 
     /// A server that dies while it is given its client's parameters says so to pgring alone, and
     /// the client was closed without a word: seen by the rig, whose primary was killed.

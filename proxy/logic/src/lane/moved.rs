@@ -96,6 +96,7 @@ impl Lane {
     /// Every message of a client passes here once it is on its way.
     pub(super) fn log_reading(&mut self, id: ConnId, message: Message<'_>) {
         let Some(client) = self.clients.get_mut(id) else { return };
+        client.grants = 0;
         let Some(reading) = &mut client.reading else { return };
         if reading.stage != Stage::Open {
             return;
@@ -265,13 +266,15 @@ impl Lane {
         ends && (survives || self.is_parting(server, body))
     }
 
-    /// A replica ends a session in which nothing runs: its client has nothing to do with that.
+    /// A server ends a session in which nothing runs: a client has nothing to do with that if it
+    /// was to read there, or has said nothing there yet.
     pub(super) fn is_parting(&self, server: ConnId, body: &[u8]) -> bool {
         let code = ErrorView::new(body).code().unwrap_or_default();
         let goes = code.starts_with(b"57P") || code == b"40001";
         self.server_ref(server).is_some_and(|far| {
             let leads = || goes && far.client.is_some_and(|id| self.is_reading_ahead(id));
-            self.pools[far.pool].key.node.is_some()
+            let silent = || goes && far.client.is_some_and(|id| self.has_said_nothing(id));
+            (self.pools[far.pool].key.node.is_some() || silent())
                 && (far.status == b'I' || far.status == b'T' && leads())
                 && !far.ledger.is_waiting()
         })

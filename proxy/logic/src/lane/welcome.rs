@@ -192,8 +192,9 @@ impl Lane {
         if client.key.0 == 0 {
             client.key.0 = key_pid(core, id);
         }
-        client.minor = client.login.take().map_or(0, |login| login.minor);
-        let minor = client.minor;
+        client.minor =
+            client.login.take().map_or(0, |login| u8::try_from(login.minor).unwrap_or(0));
+        let minor = u16::from(client.minor);
         let name = client.startup.get("application_name").map(|name| printable(name));
         actions.write(id, |out| {
             for (key, value) in base {
