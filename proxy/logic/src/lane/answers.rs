@@ -249,7 +249,7 @@ impl Lane {
     ) {
         match tag {
             b'S' => match self.reported(id, body) {
-                Some(true) => self.suspect(id),
+                Some(true) => self.suspect(id, body),
                 Some(false) => {}
                 None => {
                     let reason = "too many parameters reported";

@@ -10,8 +10,12 @@ use pgring_wire::backend;
 
 impl Lane {
     /// A server reports a parameter anew. If it is not pgring that has set it, the client has, in a
-    /// function perhaps, where no text shows it: the session is looked at.
-    pub(super) fn suspect(&mut self, id: ConnId) {
+    /// function perhaps, where no text shows it: the session is looked at. That a standby has been
+    /// promoted no client does.
+    pub(super) fn suspect(&mut self, id: ConnId, body: &[u8]) {
+        if backend::parameter_status(body).is_ok_and(|(name, _)| name == b"in_hot_standby") {
+            return;
+        }
         let Some(far) = self.server_ref(id) else { return };
         let own = far.ledger.head().is_some_and(|entry| entry.origin == Origin::Own);
         let client = far.client.filter(|client| !own && self.watches(*client));
@@ -38,5 +42,30 @@ impl Lane {
         let mut next = || values.next().flatten().unwrap_or_default();
         let (kind, name, value) = (next(), next(), next());
         Inspected::row(found, kind, name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::lane::trial::{ANSWERED, Trial, query};
+    use crate::topology::Role;
+    use pgring_wire::backend::write;
+
+    /// The node becomes the primary while it is read from: seen by the rig as a read that failed
+    /// (08006), once in fifty failovers.
+    #[test]
+    fn a_read_outlives_the_promotion_of_its_standby() {
+        let (mut trial, standby) = Trial::routed("");
+        let (client, read) = (trial.client, query("SELECT 0"));
+        assert_eq!(trial.client_says(&read), read.len());
+        assert_eq!(trial.forwards_to(standby), read.len());
+        trial.stands(Role::Primary);
+        let mut answer = Vec::new();
+        write::parameter_status(&mut answer, "in_hot_standby", "off");
+        answer.extend_from_slice(ANSWERED);
+        trial.receives(standby, &answer);
+        assert_eq!(trial.forwards_to(client), answer.len());
+        assert!(trial.closes(standby), "it is no standby any more");
+        assert!(trial.said_to(client).is_empty() && !trial.closes(client));
     }
 }
