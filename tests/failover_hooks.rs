@@ -199,6 +199,50 @@ fn a_node_that_went_its_own_way_is_rewound_and_its_log_kept() {
     assert!(p.sql("SHOW primary_conninfo").contains(r"password='a\'\\b'"));
 }
 
+/// Trap 17: both have timeline 2, and different rows in it. `pg_rewind` finds nothing to do.
+#[test]
+fn two_nodes_with_a_timeline_each_of_the_same_number_are_not_mixed() {
+    at_most_minutes(3);
+    let (p, a) = pair(&REWOUND);
+    let b = Node::new(p.postgres.start_standby(&[]));
+    p.sql("CREATE TABLE t AS SELECT 'both' AS name");
+    for node in [&a, &b] {
+        until("the table to arrive", SOON, || node.sql("SELECT to_regclass('t')") == "t");
+    }
+    assert_eq!(p.hook(Hook::Fence, &a, &[]), Done::Well);
+    for node in [&a, &b] {
+        node.promote();
+    }
+    a.sql("INSERT INTO t VALUES ('a')");
+    b.sql("INSERT INTO t VALUES ('b')");
+    for _again in 0..2 {
+        let why = reason(b.hook(Hook::Rejoin, &a, &[]));
+        assert!(why.contains("timeline 2") && why.contains("--rebuild"), "{why}");
+        assert_eq!(b.processes(), 0);
+    }
+    assert_eq!(b.hook(Hook::Rejoin, &a, &["--rebuild"]), Done::Well);
+    b.follows(&a);
+    assert_eq!(b.sql("SELECT string_agg(name, ' ' ORDER BY name) FROM t"), "a both");
+}
+
+/// A standby that was killed, and a try that failed after it had put the signal file aside.
+#[test]
+fn a_standby_of_the_same_timeline_comes_back_as_it_is() {
+    at_most_minutes(3);
+    let (p, s) = pair(&REWOUND);
+    assert_eq!(p.hook(Hook::Stop, &s, &[]), Done::Well);
+    s.promote();
+    assert_eq!(p.hook(Hook::Rejoin, &s, &[]), Done::Well);
+    for _again in 0..2 {
+        p.follows(&s);
+        assert_eq!(p.hook(Hook::Fence, &s, &[]), Done::Well);
+        let data = p.postgres.home().join("data");
+        fs::rename(data.join("standby.signal"), data.join("pgring.standby")).expect("a try");
+        assert_eq!(p.hook(Hook::Rejoin, &s, &[]), Done::Well);
+        assert!(!data.join("pgring.standby").exists());
+    }
+}
+
 #[test]
 fn a_node_that_cannot_be_rewound_is_copied_only_if_that_is_wanted() {
     at_most_minutes(3);
