@@ -237,7 +237,7 @@ fn a_limit_that_a_reload_sets_concerns_clients_who_are_idle_or_busy_already() {
         settings.set("pool.idle_transaction_timeout", "500ms").set("pool.query_timeout", "500ms")
     });
     console.show("RELOAD");
-    for (client, code) in [(&mut idle, "57P05"), (&mut within, "25P03"), (&mut running, "57014")] {
+    for (client, code) in [(&mut idle, "57P05"), (&mut within, "25P03"), (&mut running, "08007")] {
         client.patience(SOON);
         assert_eq!(client.expect(b'E').code(), code);
     }

@@ -225,7 +225,9 @@ impl Lane {
             ),
         };
         let silent = matches!(client.phase, Phase::Cancelling) || self.is_torn(id);
-        if !silent {
+        if !silent && matches!(limit, Limit::Query) && self.may_have_lasted(id) {
+            Self::say_unknown(id, message, "query_timeout was reached.", actions);
+        } else if !silent {
             let text = ErrorText::fatal(code, message);
             Self::say(id, &ErrorText { hint: hint_for(code), ..text }, actions);
         }

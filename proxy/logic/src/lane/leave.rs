@@ -207,12 +207,9 @@ impl Lane {
         self.uncount(now, id, failure.filter(|_| counted), actions);
         actions.push(Action::Close { conn: id, mode: CloseMode::Now });
         let Some(client) = client else { return };
-        // Every text that may run there is known.
-        let sure = open && self.looks(client);
-        let mut unknown = running;
+        let unknown = running && self.may_last(client, open);
         if let Some(client) = self.clients.get_mut(client) {
             client.server = None;
-            unknown &= !sure || client.hints.has(Hints::ENDS) || !client.pins.is_empty();
         }
         if opening {
             let error = error.map_or_else(
@@ -271,22 +268,42 @@ impl Lane {
         server.and_then(|server| self.server_ref(server)).is_some_and(tears)
     }
 
+    /// Whether what runs for a client may last without another word of it. Inside a transaction
+    /// whose end nobody has asked for nothing does, if every text that may run there is known.
+    fn may_last(&self, id: ConnId, open: bool) -> bool {
+        let sure = open && self.looks(id);
+        let ends = |client: &Client| client.hints.has(Hints::ENDS) || !client.pins.is_empty();
+        !sure || self.clients.get(id).is_some_and(ends)
+    }
+
+    /// Whether what runs for a client now may last, or has lasted already, if it is cut off: a
+    /// commit that waits for standbys is done. Nothing lasts that a standby does.
+    pub(super) fn may_have_lasted(&self, id: ConnId) -> bool {
+        let server = self.clients.get(id).and_then(|client| client.server);
+        server.and_then(|server| self.server_ref(server)).is_some_and(|far| {
+            let writes = self.pools[far.pool].key.node.is_none();
+            writes && far.ledger.is_clients() && self.may_last(id, far.status != b'I')
+        })
+    }
+
     /// A statement that was sent may have been carried out: nobody can know, and that is what
-    /// the client is told (SQLSTATE 08007). Inside a transaction whose end nobody has asked for,
-    /// nothing of it lasts.
+    /// the client is told (SQLSTATE 08007).
     fn say_lost(client: ConnId, reason: &str, unknown: bool, actions: &mut Out) {
         let detail = format!("Connection to the server: {reason}.");
-        let text = if unknown {
-            ErrorText::fatal(
-                sqlstate::TRANSACTION_RESOLUTION_UNKNOWN,
-                "the server connection was lost while a statement was running",
-            )
-            .with_hint("Whether the statement took effect is unknown: check before repeating it.")
-        } else {
-            ErrorText::fatal(sqlstate::CONNECTION_FAILURE, "the server connection was lost")
-                .with_hint("The transaction, if one was open, has been rolled back. Connect again.")
-        };
+        if unknown {
+            let message = "the server connection was lost while a statement was running";
+            return Self::say_unknown(client, message, &detail, actions);
+        }
+        let text = ErrorText::fatal(sqlstate::CONNECTION_FAILURE, "the server connection was lost")
+            .with_hint("The transaction, if one was open, has been rolled back. Connect again.");
         Self::say(client, &text.with_detail(&detail), actions);
+    }
+
+    /// A client hears that nobody knows what became of its statement.
+    pub(super) fn say_unknown(client: ConnId, message: &str, detail: &str, actions: &mut Out) {
+        let text = ErrorText::fatal(sqlstate::TRANSACTION_RESOLUTION_UNKNOWN, message)
+            .with_hint("Whether the statement took effect is unknown: check before repeating it.");
+        Self::say(client, &text.with_detail(detail), actions);
     }
 }
 
