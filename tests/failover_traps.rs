@@ -130,8 +130,8 @@ fn a_slow_reader_does_not_hold_up_a_promotion() {
     assert_eq!(reader.until_ready(1).iter().filter(|it| it.tag == b'D').count(), 200_000);
 }
 
-/// 4. A backend whose postmaster is killed goes on for as long as it computes. Its client hears that
-///    nobody knows, and what it does at its end is nobody's.
+/// 4. A backend whose postmaster is killed goes on for as long as it computes. Its client hears
+///    that nobody knows, and what it does at its end is nobody's.
 #[test]
 fn what_goes_on_after_its_postmaster_was_killed_is_acknowledged_to_nobody() {
     at_most_minutes(4);
@@ -182,8 +182,8 @@ fn nobody_sees_after_a_restart_what_no_standby_has() {
     });
 }
 
-/// 6. A commit that waits for standbys is done already where it waits. Who cancels it hears that with
-///    `PostgreSQL`'s warning; who is cut off by pgring's own limit hears that nobody knows.
+/// 6. A commit that waits for standbys is done already where it waits. Who cancels it hears that
+///    with `PostgreSQL`'s warning; who is cut off by pgring's own limit hears that nobody knows.
 #[test]
 fn a_commit_that_does_not_wait_any_longer_is_not_said_to_be_cancelled() {
     at_most_minutes(4);
@@ -205,8 +205,8 @@ fn a_commit_that_does_not_wait_any_longer_is_not_said_to_be_cancelled() {
     until("both to be there", SOON, || trio.keys("pg1") == ["cancelled", "limited"]);
 }
 
-/// 18. A standby that stays on its timeline does not follow the next primary: it is said before, and
-///     is left behind afterwards.
+/// 18. A standby that stays on its timeline does not follow the next primary: it is said before,
+///     and is left behind afterwards.
 #[test]
 fn a_standby_that_does_not_follow_is_named_and_left_behind() {
     at_most_minutes(4);

@@ -154,7 +154,7 @@ pub(crate) fn hook(call: &HookCall) -> ExitCode {
 /// One run of a kill and of a planned change: that they work, not how fast they are.
 pub(crate) fn smoke() -> Outcome<()> {
     if !rig::allowed() || !Path::new("/dev/net/tun").exists() {
-        println!("left out: the rig takes root and TUN devices");
+        println!("left out: the rig takes a root who may make namespaces, and TUN devices");
         return Ok(());
     }
     run(&Options {

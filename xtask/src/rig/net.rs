@@ -4,7 +4,7 @@
 //! nothing else of the machine is another's (`ip netns exec` would also hide `/sys`).
 
 use crate::process::{self, Outcome};
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -13,6 +13,12 @@ use std::thread;
 
 /// What every name of a namespace of ours begins with; the number of its process follows.
 const PREFIX: &str = "rig";
+
+/// Whether this process may make namespaces. Only the thread that tries has left its own.
+pub(crate) fn allowed() -> bool {
+    let both = CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS;
+    thread::spawn(move || unshare(both).is_ok()).join().unwrap_or(false)
+}
 
 /// Removes the namespaces of rigs that were killed before they could do it.
 pub(crate) fn sweep() -> Outcome<()> {
