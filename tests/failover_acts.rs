@@ -87,7 +87,7 @@ fn a_primary_is_replaced_by_one_of_two_standbys_without_a_lost_commit() {
             view.receiver.as_ref().expect("one").from.ends_with(&p.postgres.port().to_string())
         );
         node.well(&Act::Prepare(PATIENCE));
-        assert_eq!(node.look().retry, Duration::from_millis(100));
+        assert_eq!(node.look().retry, Duration::from_millis(50));
         let follow = node.follow(&view, &p, &slot_name(node.name));
         println!("follow {}: {:?}", node.name, node.well(&follow));
         let (view, took) = node.until("it streams by name", |view| {

@@ -140,6 +140,18 @@ impl Postgres {
 
     /// Sends a signal to all of its processes.
     pub fn signal_all(&self, name: &str) {
+        self.signal_children(name);
+        assert!(signal(self.child.id(), name), "PostgreSQL is gone");
+    }
+
+    /// Has whatever was stopped go on: it could not end otherwise.
+    pub fn wake(&self) {
+        self.signal_children("CONT");
+        // Who is gone needs none.
+        signal(self.child.id(), "CONT");
+    }
+
+    fn signal_children(&self, name: &str) {
         let parent = |process: &Path| {
             let stat = fs::read_to_string(process.join("stat")).ok()?;
             stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse::<u32>().ok()
@@ -150,7 +162,6 @@ impl Postgres {
             // One that has just ended needs no signal.
             let _gone = pid.map(|pid| signal(pid, name));
         }
-        assert!(signal(self.child.id(), name), "PostgreSQL is gone");
     }
 
     /// Starts it again after [`Postgres::stop`].
@@ -188,6 +199,7 @@ impl Postgres {
 impl Drop for Postgres {
     fn drop(&mut self) {
         if let Ok(None) = self.child.try_wait() {
+            self.wake();
             signal(self.child.id(), "QUIT");
             if wait(&mut self.child, LIMIT).is_none() {
                 drop(self.child.kill());

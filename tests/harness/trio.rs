@@ -55,6 +55,7 @@ pub fn processes(node: &Postgres) -> usize {
 impl Drop for Nodes {
     fn drop(&mut self) {
         for node in &self.0 {
+            node.wake();
             let pid = fs::read_to_string(node.home().join("data/postmaster.pid")).ok();
             let pid = pid.and_then(|text| text.lines().next()?.parse().ok());
             if let Some(pid) = pid.filter(|_| processes(node) > 0) {

@@ -27,7 +27,7 @@ const POLL: Duration = Duration::from_millis(5);
 /// For so long the end of a frozen log must not move.
 const STILL: Duration = Duration::from_millis(50);
 /// The `wal_retrieve_retry_interval` that [`Act::Prepare`] sets.
-const RETRY_MS: u32 = 100;
+const RETRY_MS: u32 = 50;
 
 /// Why something is not done.
 #[derive(Debug)]

@@ -18,6 +18,8 @@ const SEPARATOR: char = '\u{1f}';
 const END: &str = "\u{1e}end";
 /// Between two looks whether psql has answered or somebody asked for the end.
 const POLL: Duration = Duration::from_millis(25);
+/// How much later than its end the reason of an error may be read.
+const LATE: Duration = Duration::from_millis(500);
 
 /// A console that is left with this value.
 #[derive(Debug)]
@@ -69,6 +71,12 @@ impl Console {
                         return Ok(Some(Table::parse(&lines, SEPARATOR)));
                     }
                     Some(end) if end.trim() == format!("{} true", self.asked) => {
+                        // The reason comes by another pipe, and may be the later one.
+                        while let (true, Ok((true, text))) =
+                            (complaints.is_empty(), self.heard.recv_timeout(LATE))
+                        {
+                            complaints += &text;
+                        }
                         return Err(format!("{sql}: {complaints}"));
                     }
                     // The late answer to a question that was given up.

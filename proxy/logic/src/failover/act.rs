@@ -28,7 +28,7 @@ pub enum Act {
         /// A physical slot on the primary; empty: none.
         slot: String,
     },
-    /// Let a standby try again every 100 ms to receive, instead of the 5 s that are the default of
+    /// Let a standby try again every 50 ms to receive, instead of the 5 s that are the default of
     /// `wal_retrieve_retry_interval`: the new primary may refuse it at first, for want of a slot.
     /// And let its receiver ask a primary that says nothing whether it is there, after half of
     /// this time, and give up after all of it (`wal_receiver_timeout`): so it is a witness.

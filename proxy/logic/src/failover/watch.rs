@@ -15,7 +15,7 @@ pub(super) const FRESH: Duration = Duration::from_secs(5);
 /// How long a setting takes to reach every process of a node.
 const HEARD: Duration = Duration::from_secs(2);
 /// Longer than that a node may not rest before it looks for WAL again.
-const RETRY: Duration = Duration::from_millis(100);
+const RETRY: Duration = Duration::from_millis(50);
 /// So many places of the primary are remembered.
 const TRACK_MAX: usize = 600;
 /// A node out of quarantine has followed for so long.

@@ -30,7 +30,7 @@ impl World {
                 after = gone + 50 * MS;
             }
             Act::Follow { conninfo, slot } => self.follow_by(node, conninfo, slot),
-            Act::Prepare(_) => self.nodes[node].retry = Duration::from_millis(100),
+            Act::Prepare(_) => self.nodes[node].retry = Duration::from_millis(50),
             Act::Sync(setting) => {
                 self.nodes[node].sync.clone_from(setting);
                 let heard = self.between(0, 400 * MS);
