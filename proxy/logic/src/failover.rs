@@ -137,6 +137,7 @@ impl Failover {
             next_look: at.now,
             streaming: None,
             told: None,
+            idle: None,
             busy: None,
             touched: at.now,
         };

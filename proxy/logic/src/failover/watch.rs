@@ -137,6 +137,7 @@ impl Failover {
             member.next_look = at.now;
             member.streaming = None;
             member.told = None;
+            member.idle = None;
         }
     }
 
@@ -379,6 +380,7 @@ impl Failover {
         let Some(view) = self.fresh(at.now, node).cloned() else { return };
         let name = self.members[node].name.to_string();
         if self.members[node].streaming.is_some() {
+            self.members[node].idle = None;
             if self.record.frozen.remove(&name).is_some() {
                 self.members[node].told = None;
             }
@@ -388,7 +390,12 @@ impl Failover {
             return;
         }
         let to = target(&view.conninfo);
-        let lost = to.is_none_or(|to| self.is_left(&to, primary));
+        let aimed = to.as_ref().is_some_and(|to| *to == self.members[primary].peer);
+        // It may lack a slot, or have what the primary lacks since an earlier change.
+        let idle = self.members[node].idle.filter(|_| view.recovery).unwrap_or(at.now);
+        self.members[node].idle = Some(idle);
+        let stuck = aimed && at.now.since(idle) >= PATIENCE;
+        let lost = stuck || to.is_none_or(|to| self.is_left(&to, primary));
         let rebuild = self.record.quarantine.get(&name).is_some_and(|it| it.rebuild);
         if !view.recovery || rebuild || !self.is_free(node) {
             return;

@@ -106,6 +106,8 @@ pub(super) struct Member {
     pub(super) streaming: Option<Instant>,
     /// When it was last told whom to follow.
     pub(super) told: Option<Instant>,
+    /// Since when it has not done what a standby should.
+    pub(super) idle: Option<Instant>,
     /// Something is being done to it.
     pub(super) busy: Option<u64>,
     /// When the last such thing ended: what was seen before says nothing of it.
