@@ -215,6 +215,8 @@ fn two_nodes_with_a_timeline_each_of_the_same_number_are_not_mixed() {
     }
     a.sql("INSERT INTO t VALUES ('a')");
     b.sql("INSERT INTO t VALUES ('b')");
+    // A try of the days when it was a standby says nothing of a node that runs as a primary.
+    fs::write(b.postgres.home().join("data/pgring.standby"), "").expect("an old mark");
     for _again in 0..2 {
         let why = reason(b.hook(Hook::Rejoin, &a, &[]));
         assert!(why.contains("timeline 2") && why.contains("--rebuild"), "{why}");
