@@ -50,7 +50,22 @@ pub(super) fn cut(mut name: Vec<u8>) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use crate::hints::{Deallocate, deallocate};
+    use crate::hints::{Deallocate, Hints, deallocate, scan};
+
+    /// Only texts with the hint are looked at for one.
+    #[test]
+    fn what_drops_statements_has_the_hint_of_it() {
+        let words = ["DEALLOCATE", "deallocate", "PREPARE", "prepare", "ALL", "\"all\"", "a", ";"];
+        let ends = ["", "/*x*/", "-- x\n"];
+        for number in 0..words.len().pow(3) * ends.len() {
+            let word =
+                |place: u32| words[number / ends.len() / words.len().pow(place) % words.len()];
+            let end = ends[number % ends.len()];
+            let text = format!("{end}{} {}{end} {}", word(2), word(1), word(0));
+            let hinted = scan(text.as_bytes()).has(Hints::STATEMENTS);
+            assert!(hinted || deallocate(text.as_bytes()).is_none(), "{text}");
+        }
+    }
 
     #[test]
     fn a_deallocate_says_what_it_drops_and_where_its_name_is() {

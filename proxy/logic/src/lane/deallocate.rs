@@ -18,10 +18,9 @@ impl Lane {
         &mut self,
         id: ConnId,
         message: Message<'_>,
-        text: Option<&[u8]>,
+        text: &[u8],
         actions: &mut Out,
     ) -> Option<Step> {
-        let text = text?;
         let server = self.clients.get(id)?.server?;
         let rewritten = self.deallocated(id, text, actions)?;
         if self.server_ref(server)?.ledger.is_unsynced() {

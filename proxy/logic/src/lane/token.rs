@@ -21,11 +21,13 @@ impl Lane {
         &mut self,
         id: ConnId,
         message: Message<'_>,
-        text: Option<&[u8]>,
+        (text, hints): (&[u8], Hints),
         actions: &mut Out,
     ) -> Option<Step> {
         let token = self.simple_token(id, message, text, actions);
-        token.or_else(|| self.simple_deallocate(id, message, text, actions))
+        // Texts that drop statements have this hint.
+        let drops = token.is_none() && hints.has(Hints::STATEMENTS);
+        if drops { self.simple_deallocate(id, message, text, actions) } else { token }
     }
 
     /// The same, for an extended statement without a name.
@@ -63,10 +65,10 @@ impl Lane {
         &mut self,
         id: ConnId,
         message: Message<'_>,
-        text: Option<&[u8]>,
+        text: &[u8],
         actions: &mut Out,
     ) -> Option<Step> {
-        if !asks(text?) || !self.tells_place(id) {
+        if !asks(text) || !self.tells_place(id) {
             return None;
         }
         let client = self.clients.get_mut(id)?;

@@ -258,6 +258,7 @@ impl Lane {
 
     /// Whether the session of a client that has reset it is being looked at, or brought back to
     /// its startup parameters; then it waits for the end of that.
+    #[cold]
     fn is_restoring(&mut self, id: ConnId) -> bool {
         let Some(client) = self.clients.get(id) else { return false };
         let server = client.server.and_then(|server| self.server_ref(server));
@@ -412,7 +413,9 @@ impl Lane {
             }
             self.count_query(now, id);
             let before = self.forget_unnamed(id);
-            if let Some(step) = self.simple_rewritten(id, message, text, actions) {
+            if let Some(text) = text
+                && let Some(step) = self.simple_rewritten(id, message, (text, hints), actions)
+            {
                 return step;
             }
             if !names.is_empty() && self.lend_names(id, hints, &names, actions) {
@@ -463,6 +466,7 @@ impl Lane {
 
     /// A client breaks the protocol: it is told and closed; so is its server, whose place in the
     /// conversation depends on a message that was never sent.
+    #[cold]
     pub(super) fn malformed(
         &mut self,
         now: Instant,
