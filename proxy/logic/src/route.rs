@@ -120,23 +120,32 @@ fn draw(loads: &[Load], without: Option<usize>, chance: &mut Chance) -> Option<u
 /// tried again.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Latency {
-    usual: Duration,
+    /// In nanoseconds: this is reckoned for each answer.
+    usual: u64,
     seen: Instant,
 }
 
 impl Latency {
     /// One more answer took so long.
     pub fn observe(&mut self, now: Instant, took: Duration) {
-        let before = self.get(now).max(NOTHING);
-        self.usual = took.clamp(before / 8 * 7, before / 8 * 9);
+        let before = self.nanos(now).max(nanos(NOTHING));
+        self.usual = nanos(took).clamp(before / 8 * 7, before / 8 * 9);
         self.seen = now;
     }
 
     /// The usual, halved for each tenth of a second since the last; zero: there was none.
     pub fn get(self, now: Instant) -> Duration {
-        let times = now.since(self.seen).as_micros() / FORGET.as_micros();
-        self.usual / 2u32.saturating_pow(u32::try_from(times).unwrap_or(31).min(31))
+        Duration::from_nanos(self.nanos(now))
     }
+
+    fn nanos(self, now: Instant) -> u64 {
+        let times = now.as_nanos().saturating_sub(self.seen.as_nanos()) / nanos(FORGET);
+        self.usual >> times.min(31)
+    }
+}
+
+const fn nanos(time: Duration) -> u64 {
+    time.as_secs().saturating_mul(1_000_000_000).saturating_add(time.subsec_nanos() as u64)
 }
 
 #[cfg(test)]

@@ -23,6 +23,13 @@ pub enum Owner {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Scheduled(Option<Instant>);
 
+impl Scheduled {
+    /// It is to be woken.
+    pub fn is_pending(self) -> bool {
+        self.0.is_some()
+    }
+}
+
 /// The heap of one lane.
 #[derive(Debug, Default)]
 pub struct Timers {

@@ -16,6 +16,7 @@ use std::os::fd::AsFd;
 
 impl<W: World> Worker<'_, W> {
     /// The lane is done with a connection.
+    #[cold]
     pub(super) fn close(&mut self, id: ConnId, mode: CloseMode) {
         self.let_go_on(id);
         self.drop_input(id);
@@ -43,6 +44,7 @@ impl<W: World> Worker<'_, W> {
     }
 
     /// Everything is said: tells the peer so and waits for its end, but not for long.
+    #[cold]
     pub(super) fn linger(&mut self, id: ConnId) {
         let Some(conn) = self.table.get(id) else { return };
         conn.phase = Phase::Lingering;
@@ -56,6 +58,7 @@ impl<W: World> Worker<'_, W> {
     }
 
     /// Closes a connection of which nothing more is awaited.
+    #[cold]
     pub(super) fn heard_out(&mut self, id: ConnId) {
         let Some(conn) = self.table.get(id) else { return };
         let silent = match conn.end {
@@ -69,6 +72,7 @@ impl<W: World> Worker<'_, W> {
     }
 
     /// Drops what is queued, ends what the kernel is doing, and closes.
+    #[cold]
     pub(super) fn abort(&mut self, id: ConnId) {
         self.let_go_on(id);
         self.drop_input(id);
@@ -100,6 +104,7 @@ impl<W: World> Worker<'_, W> {
     }
 
     /// Closes the descriptor if the kernel has ended everything else.
+    #[cold]
     pub(super) fn try_close(&mut self, id: ConnId) {
         let Some(conn) = self.table.get(id) else { return };
         if conn.phase != Phase::Closing || conn.ops > 0 {
@@ -115,6 +120,7 @@ impl<W: World> Worker<'_, W> {
     }
 
     /// The kernel has cancelled something of a connection, or has not found it.
+    #[cold]
     pub(super) fn cancelled(&mut self, id: ConnId, result: Result<u32, i32>) {
         let Some(conn) = self.table.get(id) else { return };
         conn.ops -= 1;
@@ -139,6 +145,7 @@ impl<W: World> Worker<'_, W> {
     }
 
     /// The descriptor is closed.
+    #[cold]
     pub(super) fn let_go(&mut self, id: ConnId) {
         let Some(conn) = self.table.get(id) else { return };
         conn.ops -= 1;
@@ -162,6 +169,7 @@ impl<W: World> Worker<'_, W> {
     }
 
     /// The lane gives a server away.
+    #[cold]
     pub(super) fn surrender(&mut self, id: ConnId, (to, mail): (Core, Box<Mail>)) {
         let open = self.table.get(id).is_some_and(|conn| conn.phase == Phase::Open);
         let Some(busy) = self.table.busy(id).filter(|_| open) else {
@@ -181,6 +189,7 @@ impl<W: World> Worker<'_, W> {
 
     /// Hands a server over if the kernel has ended everything; closes it if it has said
     /// something meanwhile, because nobody knows what that would have meant.
+    #[cold]
     pub(super) fn try_surrender(&mut self, id: ConnId) {
         let Some(conn) = self.table.get(id) else { return };
         if conn.phase != Phase::Surrendering {

@@ -35,6 +35,7 @@ impl Door {
 
 impl<W: World> Worker<'_, W> {
     /// Accepts on every listener that does not already.
+    #[cold]
     pub(super) fn open_doors(&mut self) {
         self.door.retry = None;
         let doors = self.base.doors.iter().chain(self.base.unix.as_deref());
@@ -50,6 +51,7 @@ impl<W: World> Worker<'_, W> {
     }
 
     /// Somebody has come, or nobody can.
+    #[cold]
     pub(super) fn accepted(&mut self, completion: Completion) {
         let index = usize::try_from(completion.token.slot()).unwrap_or(usize::MAX);
         if !completion.more
@@ -91,6 +93,7 @@ impl<W: World> Worker<'_, W> {
     }
 
     /// Tells the lane of a client, and receives from it.
+    #[cold]
     pub(super) fn admit(
         &mut self,
         fd: OwnedFd,

@@ -140,6 +140,7 @@ impl<W: World> Worker<'_, W> {
 
     /// Sending has failed. What the peer said before it left is still shown to the lane, and the
     /// failure only after that: it may be the answer that a client waits for.
+    #[cold]
     fn break_off(&mut self, id: ConnId, errno: i32) {
         let Some(conn) = self.table.get(id) else { return };
         if let Some(busy) = &mut conn.busy {
@@ -205,6 +206,7 @@ impl<W: World> Worker<'_, W> {
     }
 
     /// Looks at connections whose peers take nothing.
+    #[cold]
     pub(super) fn sweep_the_slow(&mut self) {
         let mut slow = Vec::new();
         self.table.slow(&mut slow);

@@ -87,6 +87,7 @@ impl<W: World> Worker<'_, W> {
     }
 
     /// Ends it for those that patience has ended with.
+    #[cold]
     pub(super) fn fetch_the_gathered(&mut self) {
         let mut place = 0;
         while let Some(&id) = self.gathering.get(place) {

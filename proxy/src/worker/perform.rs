@@ -95,6 +95,7 @@ impl<W: World> Worker<'_, W> {
         }
     }
 
+    #[cold]
     fn connect(&mut self, id: ConnId, address: &Address) {
         self.tally.opened();
         match self.base.dialer.dial(address) {
@@ -111,6 +112,7 @@ impl<W: World> Worker<'_, W> {
     }
 
     /// The kernel has connected a server, or has not.
+    #[cold]
     pub(super) fn connected(&mut self, id: ConnId, result: Result<u32, i32>) {
         let Some(conn) = self.table.get(id) else { return };
         conn.ops -= 1;
@@ -132,6 +134,7 @@ impl<W: World> Worker<'_, W> {
         }
     }
 
+    #[cold]
     fn note(&self, level: Level, text: &str) {
         let core = self.base.core.0;
         match level {

@@ -9,7 +9,6 @@ use crate::lane::moved::Heard;
 use crate::lane::server::{Phase, Server, ServerError, purpose};
 use crate::lane::{Lane, Out, all, behind, more};
 use crate::ledger::{Entry, Expect, Origin};
-use crate::state::Pins;
 use crate::time::Instant;
 use pgring_wire::backend::{self, ErrorView, write};
 use pgring_wire::frame::{Header, LENGTH_MAX};
@@ -270,6 +269,7 @@ impl Lane {
     }
 
     /// An error: kept if it answers a query of ours.
+    #[cold]
     fn erred(&mut self, id: ConnId, body: &[u8], whose: Option<Entry>, actions: &mut Out) {
         let view = ErrorView::new(body);
         let Some(far) = self.server_mut(id) else { return };
@@ -288,65 +288,6 @@ impl Lane {
             |field: Option<&[u8]>| String::from_utf8_lossy(field.unwrap_or(b"")).into_owned();
         let error = ServerError { code: text(view.code()), message: text(view.message()) };
         far.error = Some(Box::new(error));
-    }
-
-    /// `DEALLOCATE ALL` and `DISCARD ALL`, wherever they came from, leave no statement.
-    fn completed(&mut self, id: ConnId, body: &[u8], whose: Option<Entry>) {
-        let Ok(tag) = backend::command_tag(body) else { return };
-        if tag == b"DEALLOCATE" {
-            return self.name_dropped(id, whose);
-        }
-        if !matches!(tag, b"DEALLOCATE ALL" | b"DISCARD ALL" | b"RESET") {
-            return;
-        }
-        self.resets(id, tag, whose);
-        if tag == b"RESET" {
-            return;
-        }
-        let Some(far) = self.servers.get_mut(id).and_then(|far| far.server_mut()) else { return };
-        // Statements parsed behind it in the same pipeline are forgotten as well; their numbers
-        // are never used again, so the server only keeps some it will not be asked for.
-        for statement in far.statements.clear() {
-            self.texts.release(statement);
-        }
-        let client = far.client.filter(|_| whose.is_some_and(|e| e.origin == Origin::Client));
-        if let Some(client) = client.and_then(|client| self.clients.get_mut(client)) {
-            // What was parsed behind it in the same pipeline stays.
-            let names: Vec<Box<[u8]>> = client.changes.iter().map(|c| c.name.clone()).collect();
-            let behind: Vec<_> = names
-                .into_iter()
-                .filter_map(|name| Some((client.names.remove(&name)?, name)))
-                .collect();
-            for statement in client.names.drain() {
-                self.texts.release(statement);
-            }
-            for change in &mut client.changes {
-                if let Some(before) = change.before.take() {
-                    self.texts.release(before);
-                }
-            }
-            for (statement, name) in behind {
-                client.names.insert(&name, statement);
-            }
-        }
-        if tag != b"DISCARD ALL" {
-            return;
-        }
-        if whose.is_some_and(|entry| entry.origin == Origin::Own) {
-            far.state = std::sync::Arc::clone(&self.nothing.parameters);
-            far.touched = None;
-        } else if let Some(client) = far.client.and_then(|client| self.clients.get_mut(client)) {
-            // What could not be looked up is gone for certain; the rest will be looked up.
-            client.pins = Pins::default();
-        }
-    }
-
-    /// A client has reset parameters.
-    fn resets(&mut self, id: ConnId, tag: &[u8], whose: Option<Entry>) {
-        let own = whose.is_some_and(|entry| entry.origin == Origin::Own);
-        let client = self.server_ref(id).and_then(|far| far.client);
-        let Some(client) = client.and_then(|client| self.clients.get_mut(client)) else { return };
-        client.resetting |= !own && tag != b"DEALLOCATE ALL" && !client.startup.is_empty();
     }
 
     /// `ReadyForQuery`.
@@ -410,6 +351,7 @@ impl Lane {
     }
 
     /// An invariant does not hold: the place in this conversation is lost, so it ends.
+    #[cold]
     pub(super) fn violated(
         &mut self,
         now: Instant,

@@ -62,6 +62,7 @@ impl Lane {
     }
 
     /// Our own fault: an invariant does not hold. It costs this server and nothing else.
+    #[cold]
     fn breaks(&mut self, now: Instant, server: ConnId, reason: &str, actions: &mut Out) {
         self.broken += 1;
         actions.note(Level::Error, format!("a bug of pgring: {reason}"));
@@ -264,6 +265,7 @@ impl Lane {
     }
 
     /// Session mode: idle servers that suit nobody who waits make room for one that does.
+    #[cold]
     fn make_room(&mut self, now: Instant, pool: usize, actions: &mut Out) {
         let rank = &mut self.pools[pool];
         if rank.need() > 0
@@ -298,6 +300,7 @@ impl Lane {
     }
 
     /// Permits go back to the control thread.
+    #[cold]
     pub(super) fn give_back(&mut self, pool: usize, count: u32, actions: &mut Out) {
         let (core, key) = (self.core, self.pools[pool].key.clone());
         let mail = Mail::Returned { pool: key, core, count };
@@ -306,6 +309,10 @@ impl Lane {
 
     /// Makes sure the pool is looked at when its oldest client has waited for long enough.
     pub(super) fn watch_pool(&mut self, now: Instant, pool: usize) {
+        // Whoever is at the head now came after the one for whom that was asked.
+        if self.pools[pool].scheduled.is_pending() {
+            return;
+        }
         let Some(at) = self.pool_deadline(now, pool) else { return };
         self.timers.schedule(&mut self.pools[pool].scheduled, Owner::Pool(pool), at);
     }
@@ -322,6 +329,7 @@ impl Lane {
 
     /// A client that waits, or was about to, is told that it will get no server. One that has
     /// been greeted stays: its statement has failed.
+    #[cold]
     pub(super) fn refuse(
         &mut self,
         now: Instant,

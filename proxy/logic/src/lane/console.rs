@@ -93,6 +93,7 @@ impl Lane {
     }
 
     /// Bytes of a client of the console.
+    #[cold]
     pub(super) fn receive_console(
         &mut self,
         now: Instant,

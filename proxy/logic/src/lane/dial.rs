@@ -37,6 +37,7 @@ struct Purpose {
 
 impl Lane {
     /// Opens a server for a pool, using one permit.
+    #[cold]
     pub(super) fn open_server(&mut self, now: Instant, pool: usize, actions: &mut Out) {
         let startup = self.startup_wanted(pool);
         let purpose = Purpose { counted: true, startup, client: None, step: None };
@@ -209,6 +210,7 @@ impl Lane {
     }
 
     /// Bytes of a server that is logging in.
+    #[cold]
     pub(super) fn receive_login(
         &mut self,
         now: Instant,
@@ -321,6 +323,7 @@ impl Lane {
     }
 
     /// Takes in a `ParameterStatus`: whether it is news; none if it is malformed, or one too many.
+    #[cold]
     pub(super) fn reported(&mut self, id: ConnId, body: &[u8]) -> Option<bool> {
         let (name, value) = backend::parameter_status(body).ok()?;
         let (name, value) = (core::str::from_utf8(name).ok()?, String::from_utf8_lossy(value));
@@ -467,6 +470,7 @@ impl Lane {
     }
 
     /// Nobody who waits can be served: a wrong password, a database that does not exist.
+    #[cold]
     fn refuse_all(&mut self, now: Instant, pool: usize, error: &ServerError, actions: &mut Out) {
         let waiting: Vec<ConnId> = self.pools[pool].queued().map(|(id, _)| id).collect();
         for id in waiting {

@@ -10,6 +10,7 @@ use pgring_wire::backend::write::{self, ErrorText};
 impl Lane {
     /// A statement of a client fails before it reaches a server. The client stays, unless it has
     /// been told that it is in a transaction.
+    #[cold]
     pub(super) fn fail_statement(
         &mut self,
         now: Instant,
@@ -31,6 +32,7 @@ impl Lane {
 
     /// A message of a statement that has failed: a Query is answered by `ReadyForQuery`, an
     /// extended one by nothing until the Sync, as a server would.
+    #[cold]
     pub(super) fn fail_message(
         &mut self,
         id: ConnId,

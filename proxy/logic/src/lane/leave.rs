@@ -31,6 +31,7 @@ impl Lane {
     }
 
     /// A client has vanished, or is sent away: what it left running is cancelled.
+    #[cold]
     pub(super) fn client_left(
         &mut self,
         now: Instant,
@@ -42,6 +43,7 @@ impl Lane {
     }
 
     /// A client has said goodbye: what it asked for before is carried out.
+    #[cold]
     pub(super) fn client_parted(
         &mut self,
         now: Instant,
@@ -110,6 +112,7 @@ impl Lane {
     }
 
     /// Closes a server that nobody uses. Its place in the budget is used again or given back.
+    #[cold]
     pub(super) fn close_server(&mut self, now: Instant, id: ConnId, actions: &mut Out) {
         let Some(far) = self.server_mut(id).filter(|far| !far.is_gone()) else { return };
         // A goodbye behind half a message would complete it.
@@ -177,6 +180,7 @@ impl Lane {
     }
 
     /// A server connection has ended, or must.
+    #[cold]
     pub(super) fn server_lost(
         &mut self,
         now: Instant,

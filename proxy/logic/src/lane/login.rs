@@ -58,6 +58,7 @@ impl Lane {
     }
 
     /// Bytes of a client that proves who it is.
+    #[cold]
     pub(super) fn receive_auth(
         &mut self,
         now: Instant,
@@ -88,6 +89,7 @@ impl Lane {
     }
 
     /// Says a last word to a client.
+    #[cold]
     pub(super) fn fatal(
         &mut self,
         now: Instant,

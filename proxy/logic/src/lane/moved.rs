@@ -192,6 +192,7 @@ impl Lane {
 
     /// The client has heard of columns that the primary does not give: what follows would be taken
     /// for them.
+    #[cold]
     pub(super) fn hears_otherwise(&mut self, now: Instant, server: ConnId, actions: &mut Out) {
         let Some(id) = self.server_ref(server).and_then(|far| far.client) else { return };
         let text = write::ErrorText::fatal(
@@ -202,6 +203,7 @@ impl Lane {
     }
 
     /// Whether an error of a replica is none for its client: the primary will answer.
+    #[cold]
     pub(super) fn is_moving(&mut self, server: ConnId, body: &[u8], whose: Option<Entry>) -> bool {
         // Of our own only a Parse on the client's behalf, whose error would be the client's.
         let ours = |entry: Entry| entry.origin == Origin::Own && entry.mark & purpose::PARSE == 0;
@@ -268,6 +270,7 @@ impl Lane {
 
     /// A server ends a session in which nothing runs: a client has nothing to do with that if it
     /// was to read there, or has said nothing there yet.
+    #[cold]
     pub(super) fn is_parting(&self, server: ConnId, body: &[u8]) -> bool {
         let code = ErrorView::new(body).code().unwrap_or_default();
         let goes = code.starts_with(b"57P") || code == b"40001";
@@ -412,6 +415,7 @@ impl Lane {
     }
 
     /// The primary cannot be had for a segment that a replica did not answer.
+    #[cold]
     pub(super) fn refuse_moving(
         &mut self,
         now: Instant,

@@ -14,6 +14,7 @@ use crate::lane::{Lane, Out};
 use crate::ledger::{Entry, Expect, Origin};
 use crate::prepared::StatementId;
 use crate::state::Pins;
+use pgring_wire::backend::command_tag;
 use pgring_wire::client::write;
 use std::sync::Arc;
 
@@ -140,7 +141,72 @@ impl Lane {
         actions.write(server, write::sync);
     }
 
+    /// A command is complete: some drop prepared statements.
+    pub(super) fn completed(&mut self, id: ConnId, body: &[u8], whose: Option<Entry>) {
+        match command_tag(body) {
+            Ok(b"DEALLOCATE") => self.name_dropped(id, whose),
+            Ok(tag @ (b"DEALLOCATE ALL" | b"DISCARD ALL" | b"RESET")) => {
+                self.all_dropped(id, tag, whose);
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+
+    /// `DEALLOCATE ALL` and `DISCARD ALL`, wherever they came from, leave no statement.
+    #[cold]
+    fn all_dropped(&mut self, id: ConnId, tag: &[u8], whose: Option<Entry>) {
+        self.resets(id, tag, whose);
+        if tag == b"RESET" {
+            return;
+        }
+        let Some(far) = self.servers.get_mut(id).and_then(|far| far.server_mut()) else { return };
+        // Statements parsed behind it in the same pipeline are forgotten as well; their numbers
+        // are never used again, so the server only keeps some it will not be asked for.
+        for statement in far.statements.clear() {
+            self.texts.release(statement);
+        }
+        let client = far.client.filter(|_| whose.is_some_and(|e| e.origin == Origin::Client));
+        if let Some(client) = client.and_then(|client| self.clients.get_mut(client)) {
+            // What was parsed behind it in the same pipeline stays.
+            let names: Vec<Box<[u8]>> = client.changes.iter().map(|c| c.name.clone()).collect();
+            let behind: Vec<_> = names
+                .into_iter()
+                .filter_map(|name| Some((client.names.remove(&name)?, name)))
+                .collect();
+            for statement in client.names.drain() {
+                self.texts.release(statement);
+            }
+            for change in &mut client.changes {
+                if let Some(before) = change.before.take() {
+                    self.texts.release(before);
+                }
+            }
+            for (statement, name) in behind {
+                client.names.insert(&name, statement);
+            }
+        }
+        if tag != b"DISCARD ALL" {
+            return;
+        }
+        if whose.is_some_and(|entry| entry.origin == Origin::Own) {
+            far.state = Arc::clone(&self.nothing.parameters);
+            far.touched = None;
+        } else if let Some(client) = far.client.and_then(|client| self.clients.get_mut(client)) {
+            // What could not be looked up is gone for certain; the rest will be looked up.
+            client.pins = Pins::default();
+        }
+    }
+
+    /// A client has reset parameters.
+    fn resets(&mut self, id: ConnId, tag: &[u8], whose: Option<Entry>) {
+        let own = whose.is_some_and(|entry| entry.origin == Origin::Own);
+        let client = self.server_ref(id).and_then(|far| far.client);
+        let Some(client) = client.and_then(|client| self.clients.get_mut(client)) else { return };
+        client.resetting |= !own && tag != b"DEALLOCATE ALL" && !client.startup.is_empty();
+    }
+
     /// A DEALLOCATE is complete: the next of those in the text that is running.
+    #[cold]
     pub(super) fn name_dropped(&mut self, server: ConnId, whose: Option<Entry>) {
         let query = |entry: Entry| entry.expect == Expect::Query && entry.origin == Origin::Client;
         if !whose.is_some_and(query) {

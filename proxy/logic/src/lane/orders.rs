@@ -62,6 +62,7 @@ impl Orders {
 
 impl Lane {
     /// A letter has come.
+    #[cold]
     pub(super) fn mail(&mut self, now: Instant, mail: Mail, actions: &mut Out) {
         match mail {
             Mail::Config(config) => self.configure(now, config, actions),

@@ -13,6 +13,7 @@ pub(super) const NO_UNNAMED: &str = "no unnamed statement";
 impl Lane {
     /// Tells a client an error in its own words, if it names a statement in ours. Tells whether
     /// it did.
+    #[cold]
     pub(super) fn rename_error(&mut self, server: ConnId, body: &[u8], actions: &mut Out) -> bool {
         let view = ErrorView::new(body);
         let code = view.code().unwrap_or_default();

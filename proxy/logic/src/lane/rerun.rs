@@ -88,6 +88,7 @@ impl Lane {
 
     /// Whether an error is the one that a new Parse cures, and may be cured: then it is
     /// swallowed.
+    #[cold]
     pub(super) fn is_curable(&mut self, id: ConnId, body: &[u8], whose: Option<Entry>) -> bool {
         let bind = whose
             .is_some_and(|entry| entry.expect == Expect::Bind && entry.origin == Origin::Client);

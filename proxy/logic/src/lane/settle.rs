@@ -268,6 +268,7 @@ impl Lane {
 
     /// A server whose client is gone, or done with it while something was still on its way, is
     /// brought back to a clean state step by step.
+    #[cold]
     pub(super) fn settle_abandoned(&mut self, now: Instant, server: ConnId, actions: &mut Out) {
         let Some(far) = self.server_mut(server) else { return };
         if !matches!(far.phase, Phase::Busy) || !far.ledger.is_settled() {
@@ -352,6 +353,7 @@ impl Lane {
     }
 
     /// A client of a database that is no more.
+    #[cold]
     pub(super) fn evict_client(&mut self, now: Instant, id: ConnId, actions: &mut Out) {
         let text = ErrorText::fatal(
             sqlstate::ADMIN_SHUTDOWN,

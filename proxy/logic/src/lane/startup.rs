@@ -20,6 +20,7 @@ const GSS: u8 = 2;
 
 impl Lane {
     /// Bytes of a client that has not said who it is.
+    #[cold]
     pub(super) fn receive_startup(
         &mut self,
         now: Instant,

@@ -117,6 +117,7 @@ impl Lane {
     }
 
     /// A client that waits for its greeting has got a server.
+    #[cold]
     pub(super) fn granted_welcome(
         &mut self,
         now: Instant,
@@ -234,6 +235,7 @@ impl Lane {
     }
 
     /// A login that cannot succeed is told why.
+    #[cold]
     pub(super) fn refuse_welcome(
         &mut self,
         now: Instant,
