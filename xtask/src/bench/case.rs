@@ -170,7 +170,10 @@ impl Case {
 
     /// Why a target cannot play this case.
     pub(super) fn excludes(&self, target: Target) -> Option<&'static str> {
-        let splits = matches!(target, Target::Pgring | Target::Other | Target::Pgpool);
+        // A direct connection has all on the primary: as fast as nothing in between can be, since
+        // all three share the cores.
+        let splits =
+            matches!(target, Target::Direct | Target::Pgring | Target::Other | Target::Pgpool);
         if self.stage == Stage::Split && !splits {
             return Some("it does not tell reads from writes");
         }
