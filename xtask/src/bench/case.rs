@@ -170,8 +170,8 @@ impl Case {
 
     /// Why a target cannot play this case.
     pub(super) fn excludes(&self, target: Target) -> Option<&'static str> {
-        // A direct connection has all on the primary: as fast as nothing in between can be, since
-        // all three share the cores.
+        // Directly, those that only read share out the standbys, and the rest has all on the
+        // primary: nothing in between can be faster where all nodes share the cores.
         let splits =
             matches!(target, Target::Direct | Target::Pgring | Target::Other | Target::Pgpool);
         if self.stage == Stage::Split && !splits {

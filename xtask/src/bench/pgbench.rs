@@ -9,6 +9,7 @@ use crate::process::{self, Outcome};
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::thread;
 
 /// Transactions of each client before it counts: servers are opened, caches filled.
 const WARM_UP: u32 = 30;
@@ -23,7 +24,7 @@ pub(super) fn warm_up(
     kind: (Protocol, Script),
     port: u16,
 ) -> Outcome<()> {
-    let mut command = command(scene, case, kind, port)?;
+    let mut command = command(scene, case, kind, (port, case.clients))?;
     match case.stage {
         Stage::Real | Stage::Pinned => command.args(["-t", &WARM_UP.to_string()]),
         // Who splits has to find out first what is where.
@@ -32,31 +33,51 @@ pub(super) fn warm_up(
     process::output(&mut command).map(|_| ())
 }
 
-/// Runs pgbench for so many seconds.
+/// Runs pgbench for so many seconds: one where there is one port, else one at each of them with its
+/// part of the clients.
 pub(super) fn run(
     scene: &Scene,
     case: &Case,
     kind: (Protocol, Script),
-    (port, seconds): (u16, u32),
+    (ports, seconds): (&[u16], u32),
 ) -> Outcome<Run> {
     let logs = scene.place.path.join("logs");
-    let mut command = command(scene, case, kind, port)?;
-    command.args(["-T", &seconds.to_string(), "-l"]).arg("--log-prefix").arg(logs.join("pgbench"));
-    if case.clients > 1 {
-        command.args(["--sampling-rate", SAMPLED]);
+    let clients = case.clients / u32::try_from(ports.len()).unwrap_or(1).max(1);
+    let one = |port| {
+        let mut command = command(scene, case, kind, (port, clients))?;
+        command.args(["-T", &seconds.to_string(), "-l", "--log-prefix"]).arg(logs.join("pgbench"));
+        if clients > 1 {
+            command.args(["--sampling-rate", SAMPLED]);
+        }
+        let said = process::run(&mut command, "", &mut |_| ())?;
+        report(&said.stdout, &said.stderr)
+            .ok_or_else(|| format!("pgbench failed:\n{}", process::tail(&said.stderr, 5)))
+    };
+    let runs: Vec<Outcome<Run>> = thread::scope(|scope| {
+        let all: Vec<_> = ports.iter().map(|port| scope.spawn(|| one(*port))).collect();
+        all.into_iter().map(|run| run.join().unwrap_or_else(|_| Err("no report".into()))).collect()
+    });
+    let mut all = Run { latencies_us: stats::quantiles(take_latencies(&logs)?), ..Run::default() };
+    for run in runs {
+        let run = run?;
+        all.throughput += run.throughput;
+        all.count += run.count;
+        all.errors += run.errors;
     }
-    let said = process::run(&mut command, "", &mut |_| ())?;
-    let run = report(&said.stdout, &said.stderr)
-        .ok_or_else(|| format!("pgbench failed:\n{}", process::tail(&said.stderr, 5)))?;
-    Ok(Run { latencies_us: stats::quantiles(take_latencies(&logs)?), ..run })
+    Ok(all)
 }
 
-fn command(scene: &Scene, case: &Case, kind: (Protocol, Script), port: u16) -> Outcome<Command> {
+fn command(
+    scene: &Scene,
+    case: &Case,
+    kind: (Protocol, Script),
+    (port, clients): (u16, u32),
+) -> Outcome<Command> {
     let (protocol, script) = kind;
     let mut command = scene.site.client("pgbench", &scene::login(case, port));
     // A second thread pays from some clients on; before, it only takes turns with the proxy.
     let threads = if case.clients > 16 { "2" } else { "1" };
-    command.args(["-n", "-M", protocol.word(), "-j", threads, "-c", &case.clients.to_string()]);
+    command.args(["-n", "-M", protocol.word(), "-j", threads, "-c", &clients.to_string()]);
     match script {
         Script::SelectOnly => command.arg("-S"),
         Script::TpcB => command.args(["-b", "tpcb-like"]),

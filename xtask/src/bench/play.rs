@@ -14,12 +14,13 @@ use crate::process::Outcome;
 /// Runs one subject once in a case.
 pub(super) fn run(scene: &Scene, case: &Case, subject: &Subject, seconds: u32) -> Outcome<Run> {
     let mut proxy = peers::start(scene, case, subject)?;
-    let port = match &proxy {
-        Some((_, port)) => *port,
-        None => scene.server_port(case)?,
+    let ports = match &proxy {
+        Some((_, port)) => vec![*port],
+        None => scene.direct_ports(case)?,
     };
+    let port = *ports.first().ok_or("there is nobody to connect to")?;
     let process = proxy.as_ref().map(|(pooler, _)| pooler.process());
-    let way = Way { scene, case, port, process };
+    let way = Way { scene, case, port, ports: &ports, process };
     let mut run = match case.load {
         Load::Pgbench(protocol, script) => way.pgbench((protocol, script), seconds)?,
         Load::Own(own) => load::run(&way, own, seconds)?,
@@ -44,6 +45,8 @@ pub(super) struct Way<'scene> {
     pub(super) case: &'scene Case,
     /// Where the clients connect.
     pub(super) port: u16,
+    /// The same, where clients without a proxy share out standbys among themselves.
+    ports: &'scene [u16],
     /// The proxy, if there is one.
     process: Option<u32>,
 }
@@ -55,10 +58,10 @@ impl Way<'_> {
     }
 
     fn pgbench(&self, kind: (Protocol, Script), seconds: u32) -> Outcome<Run> {
-        let Self { scene, case, port, .. } = *self;
+        let Self { scene, case, port, ports, .. } = *self;
         pgbench::warm_up(scene, case, kind, port)?;
         let before = self.cpu_us();
-        let run = pgbench::run(scene, case, kind, (port, seconds))?;
+        let run = pgbench::run(scene, case, kind, (ports, seconds))?;
         Ok(Run { cpu_us: per(before, self.cpu_us(), run.count), ..run })
     }
 

@@ -1,6 +1,6 @@
 //! Everything that stands still during a bench: `PostgreSQL` with its tables, the stand-in, users.
 
-use super::case::{Case, Stage};
+use super::case::{Case, Load, Script, Stage};
 use crate::place::{self, Workplace};
 use crate::pooler::{Launch, Pooler};
 use crate::postgres::{Login, Node, Site};
@@ -100,6 +100,16 @@ impl Scene {
             Stage::Real | Stage::Pinned => Vec::new(),
             Stage::Split => self.split.iter().skip(1).map(|node| node.port).collect(),
         }
+    }
+
+    /// Where clients connect that have nothing in between: those that only read to the standbys.
+    pub(super) fn direct_ports(&self, case: &Case) -> Outcome<Vec<u16>> {
+        let standbys = self.standby_ports(case);
+        let reads = matches!(case.load, Load::Pgbench(_, Script::SelectOnly));
+        if reads && !standbys.is_empty() {
+            return Ok(standbys);
+        }
+        Ok(vec![self.server_port(case)?])
     }
 
     /// A program on the core of poolers, if the case is pinned.
