@@ -309,7 +309,7 @@ impl Lane {
 
     /// Makes sure the pool is looked at when its oldest client has waited for long enough.
     pub(super) fn watch_pool(&mut self, now: Instant, pool: usize) {
-        // Whoever is at the head now came after the one for whom that was asked.
+        // It is within `PATIENCE`, and whoever is at the head now came after the one it was for.
         if self.pools[pool].scheduled.is_pending() {
             return;
         }
