@@ -11,7 +11,7 @@ use crate::ring::socket::Patience;
 use crate::ring::token::Token;
 use pgring_logic::id::{ConnId, Core, Side};
 use pgring_logic::mail::Mail;
-use pgring_logic::time::Instant;
+use pgring_logic::time::{Duration, Instant};
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
@@ -84,6 +84,8 @@ pub(super) struct Conn {
     pub(super) rush: u32,
     /// Since when they came; while it gathers, since when a buffer full is waited for.
     pub(super) rush_since: Instant,
+    /// How long a buffer full is waited for.
+    pub(super) gather_max: Duration,
     /// The receive is of one buffer.
     pub(super) once: bool,
     /// It may be a large one.
@@ -254,6 +256,7 @@ impl Conn {
             gathers: false,
             rush: 0,
             rush_since: Instant::START,
+            gather_max: Duration::ZERO,
             once: false,
             large: false,
             starved: false,

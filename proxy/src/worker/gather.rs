@@ -5,8 +5,9 @@
 //! little more than one. So a connection that has brought [`RUSH`] bytes at a good rate, and was
 //! sent nothing meanwhile, is woken for only when a large buffer can be filled (`SO_RCVLOWAT`,
 //! socket(7)). Nobody is told when a stream comes to its end, or only pauses: then what is there
-//! is fetched after [`PATIENCE`], and the connection has to show anew that it is in a hurry. What
-//! a stream can lose by it is that time once for each [`RUSH`] bytes.
+//! is fetched when patience ends, and the connection has to show anew that it is in a hurry.
+//! Patience is a small part of the time that the hurry was watched for, which is what a stream can
+//! lose by it: 4 % once for each [`RUSH`] bytes, and never less than [`PATIENCE_MIN`].
 
 use crate::ring::buffers::LARGE_SIZE;
 use crate::ring::socket::set_low_water;
@@ -18,10 +19,13 @@ use std::os::fd::AsFd;
 
 /// Bytes in a row that show a hurry.
 const RUSH: u32 = 4 * 1024 * 1024;
-/// In this time: 300 MiB a second, at which a large buffer is full within [`PATIENCE`].
-const RUSH_TIME: Duration = Duration::from_millis(13);
-/// How long to wait for a buffer full.
-const PATIENCE: Duration = Duration::from_micros(400);
+/// In this time: 128 MiB a second, at which a large buffer is full within a millisecond.
+const RUSH_TIME: Duration = Duration::from_millis(32);
+/// A buffer full is waited for as long as [`RUSH`] bytes took, divided by this: what comes in that
+/// time at the same rate is 1.4 buffers.
+const PATIENCE_PART: u32 = 25;
+/// However quick the stream is: a server that loses its core for a moment has not paused.
+const PATIENCE_MIN: Duration = Duration::from_micros(400);
 
 impl Conn {
     /// Takes note of `len` bytes that have come; true if they make it worth while to gather.
@@ -42,7 +46,9 @@ impl Conn {
             return false;
         }
         self.rush = 0;
-        now.since(self.rush_since) <= RUSH_TIME
+        let took = now.since(self.rush_since);
+        self.gather_max = took / PATIENCE_PART;
+        took <= RUSH_TIME
     }
 }
 
@@ -53,6 +59,7 @@ impl<W: World> Worker<'_, W> {
         let Some(fd) = &conn.fd else { return };
         if set_low_water(fd.as_fd(), LARGE_SIZE) {
             conn.gathers = true;
+            conn.gather_max = conn.gather_max.max(PATIENCE_MIN);
             // Its receive of many buffers is ended first, which takes a turn.
             conn.rush_since = self.now;
             conn.streams = STREAM_ROUNDS;
@@ -78,7 +85,7 @@ impl<W: World> Worker<'_, W> {
         self.gathering.retain(|&id| {
             let Some(conn) = table.get(id).filter(|conn| conn.gathers) else { return false };
             if conn.receiving {
-                let end = conn.rush_since + PATIENCE;
+                let end = conn.rush_since + conn.gather_max;
                 first = Some(first.map_or(end, |first| first.min(end)));
             }
             true
@@ -94,7 +101,7 @@ impl<W: World> Worker<'_, W> {
             place += 1;
             let now = self.now;
             let conn = self.table.get(id);
-            let late = |conn: &Conn| conn.receiving && conn.rush_since + PATIENCE <= now;
+            let late = |conn: &Conn| conn.receiving && conn.rush_since + conn.gather_max <= now;
             if conn.is_some_and(|conn| conn.gathers && late(conn)) {
                 self.stop_gathering(id);
             }

@@ -107,18 +107,33 @@ fn gathering_begins_in_the_middle_and_ends_with_the_connections_life_here() {
     });
 }
 
-/// Whether it gathers after so many receives of `len` bytes, `apart` from each other.
-fn hurries(len: usize, apart: Duration) -> bool {
+/// How long it is waited for after so many receives of `len` bytes, `apart` from each other; none:
+/// it is not.
+fn patience(len: usize, apart: Duration) -> Option<Duration> {
     let mut table = Table::default();
     let conn: &mut Conn = table.open(SERVER, None, (Phase::Open, Instant::START));
     let len = u32::try_from(len).unwrap();
-    (0u32..2000).any(|number| conn.rushes(Instant::START + apart * number, len))
+    let mut pieces = 0u32..2000;
+    let found = pieces.any(|number| conn.rushes(Instant::START + apart * number, len));
+    found.then_some(conn.gather_max)
 }
 
 #[test]
 fn only_who_sends_much_in_many_pieces_is_waited_for() {
-    assert!(hurries(BUFFER_SIZE, Duration::from_micros(25)));
-    assert!(!hurries(BUFFER_SIZE, Duration::from_micros(30)), "270 MB a second");
-    assert!(!hurries(LARGE_SIZE, Duration::from_micros(50)), "there is enough each time");
-    assert!(!hurries(100, Duration::from_micros(5)), "20 MB a second");
+    assert!(patience(BUFFER_SIZE, Duration::from_micros(60)).is_some());
+    assert!(patience(BUFFER_SIZE, Duration::from_micros(65)).is_none(), "126 MB a second");
+    assert!(patience(LARGE_SIZE, Duration::from_micros(50)).is_none(), "enough each time");
+    assert!(patience(100, Duration::from_micros(5)).is_none(), "20 MB a second");
+}
+
+/// A host on which a server sends 280 MB a second had bulk data in pieces of 8 KiB again and again.
+#[test]
+fn patience_is_what_a_buffer_full_takes_and_a_little_more() {
+    let pieces = u32::try_from(LARGE_SIZE / BUFFER_SIZE).unwrap();
+    for apart in [15, 30, 60].map(Duration::from_micros) {
+        let patience = patience(BUFFER_SIZE, apart).expect("a hurry");
+        let (full, rush) = (apart * pieces, apart * 512);
+        assert!(patience > full + full / 4, "{patience:?} for {full:?}");
+        assert!(patience <= (rush / 20).max(Duration::from_micros(400)), "{patience:?}");
+    }
 }
