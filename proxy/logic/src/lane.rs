@@ -32,6 +32,7 @@ mod nodes;
 mod orders;
 mod passing;
 mod place;
+mod plain;
 mod pool;
 mod readonly;
 mod rename;
@@ -122,6 +123,9 @@ pub struct Lane {
     orders: Orders,
     /// Entries skipped by the message at hand; a scratch list.
     skipped: Vec<Entry>,
+    /// Bytes that went the short way; none: nothing does.
+    #[cfg(test)]
+    plain_bytes: Option<usize>,
     violations: u64,
     /// Those that are our own fault.
     broken: u64,
@@ -164,6 +168,8 @@ impl Lane {
             tickets: 0,
             orders: Orders::default(),
             skipped: Vec::new(),
+            #[cfg(test)]
+            plain_bytes: Some(0),
             violations: 0,
             broken: 0,
             login_failures: 0,

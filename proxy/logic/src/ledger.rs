@@ -242,6 +242,11 @@ impl Ledger {
         self.skipping
     }
 
+    /// The server answers whatever it is sent: it skips nothing, and copies nothing.
+    pub fn hears_all(&self) -> bool {
+        !self.skipping && self.copying == Copying::No
+    }
+
     /// Extended messages were sent after the last Sync.
     pub fn is_unsynced(&self) -> bool {
         self.unsynced

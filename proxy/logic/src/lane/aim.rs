@@ -10,7 +10,7 @@ use crate::catalog::Catalog;
 use crate::classify::Reason;
 use crate::classify::cache::Verdict;
 use crate::classify::comment::{Hint, hint, role};
-use crate::config::{Consistency, PoolMode, Reads, Route};
+use crate::config::{Consistency, Route};
 use crate::hints::Hints;
 use crate::id::ConnId;
 use crate::lane::balance::Place;
@@ -72,8 +72,7 @@ impl Aim {
 impl Lane {
     /// Whether reads of a pool's clients may go to replicas.
     pub(super) fn is_routed(&self, pool: usize) -> bool {
-        let rank = &self.pools[pool];
-        rank.database.routing.reads == Reads::Replicas && rank.settings.mode != PoolMode::Session
+        self.pools[pool].routes()
     }
 
     /// Chooses where the segment that begins with these bytes goes. Tells whether it must wait

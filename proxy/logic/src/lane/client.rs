@@ -6,6 +6,7 @@ use crate::hints::Hints;
 use crate::id::{ConnId, Core};
 use crate::lane::console::Console;
 use crate::lane::moved::Reading;
+use crate::lane::pool::Pool;
 use crate::lane::rerun::Flight;
 use crate::mail::Peer;
 use crate::prepared::{ClientStatements, StatementId};
@@ -260,6 +261,17 @@ impl Client {
     /// The bytes of its cancel secret: four in protocol 3.0, 32 from 3.2 on.
     pub(super) fn secret(&self, minor: u16) -> &[u8] {
         if minor >= 2 { &self.key.1 } else { &self.key.1[..4] }
+    }
+
+    /// A query begins.
+    pub(super) fn begin_query(&mut self, now: Instant, rank: &mut Pool) {
+        if self.query_since.is_none() {
+            self.query_since = Some(now);
+            if let Some(since) = self.idle_in_since.take() {
+                rank.stats.client_times.observe(now.since(since));
+            }
+        }
+        rank.stats.queries += 1;
     }
 
     /// Half a message is on its way to a server: nothing may come into it.

@@ -8,7 +8,7 @@
 //! first.
 
 use crate::catalog::Catalog;
-use crate::config::{Database, PoolMode, PoolSettings, User};
+use crate::config::{Database, PoolMode, PoolSettings, Reads, User};
 use crate::id::{ConnId, Core, PoolKey};
 use crate::lane::gate::Stance;
 use crate::lane::nodes::{Ring, Round};
@@ -171,6 +171,16 @@ impl Pool {
 
     pub(super) fn mode(&self) -> PoolMode {
         self.settings.mode
+    }
+
+    /// Whether reads of its clients may go to replicas.
+    pub(super) fn routes(&self) -> bool {
+        self.database.routing.reads == Reads::Replicas && self.settings.mode != PoolMode::Session
+    }
+
+    /// Whether names of statements are given by pgring.
+    pub(super) fn renames(&self) -> bool {
+        self.settings.mode != PoolMode::Session && self.settings.prepared_statements > 0
     }
 
     /// A client joins the queue.

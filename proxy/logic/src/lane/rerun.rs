@@ -40,6 +40,26 @@ enum Stage {
     Failed,
 }
 
+impl Flight {
+    /// Nothing of what comes next is kept.
+    pub(super) fn is_off(&self) -> bool {
+        self.stage == Stage::Off
+    }
+
+    /// What comes next is kept, if it is no more than this.
+    pub(super) fn keeps(&self, len: usize) -> bool {
+        self.stage == Stage::Recording && self.bytes.len() + len <= BYTES_MAX
+    }
+
+    /// Keeps messages; `whole` tells that the Sync is among them.
+    pub(super) fn keep(&mut self, messages: &[u8], whole: bool) {
+        self.bytes.extend_from_slice(messages);
+        if whole {
+            self.stage = Stage::Whole;
+        }
+    }
+}
+
 impl Lane {
     /// A Bind of a named statement is about to be sent: the start of a flight, if nothing else
     /// is under way.
@@ -80,10 +100,7 @@ impl Lane {
             flight.stage = Stage::Off;
             return;
         }
-        flight.bytes.extend_from_slice(message.shown);
-        if message.head.tag == b'S' {
-            flight.stage = Stage::Whole;
-        }
+        flight.keep(message.shown, message.head.tag == b'S');
     }
 
     /// Whether an error is the one that a new Parse cures, and may be cured: then it is

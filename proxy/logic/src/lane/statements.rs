@@ -52,9 +52,7 @@ impl Lane {
     /// Whether statement names of this client are ours to give.
     pub(super) fn looks(&self, id: ConnId) -> bool {
         let pool = self.clients.get(id).and_then(|client| client.pool);
-        pool.is_some_and(|pool| {
-            !self.is_session_mode(pool) && self.pools[pool].settings.prepared_statements > 0
-        })
+        pool.is_some_and(|pool| self.pools[pool].renames())
     }
 
     /// Parse.

@@ -141,6 +141,11 @@ impl Lane {
                 at += len;
                 continue;
             }
+            let passed = self.pass_messages(now, id, (at, bytes), actions);
+            if passed > 0 {
+                at += passed;
+                continue;
+            }
             let head = match self.head(now, id, (&bytes[at..], LENGTH_MAX), actions) {
                 Ok(head) => head,
                 Err(end) => return behind(at, end),
@@ -368,13 +373,7 @@ impl Lane {
     pub(super) fn count_query(&mut self, now: Instant, id: ConnId) {
         let Some(client) = self.clients.get_mut(id) else { return };
         let Some(pool) = client.pool else { return };
-        if client.query_since.is_none() {
-            client.query_since = Some(now);
-            if let Some(since) = client.idle_in_since.take() {
-                self.pools[pool].stats.client_times.observe(now.since(since));
-            }
-        }
-        self.pools[pool].stats.queries += 1;
+        client.begin_query(now, &mut self.pools[pool]);
         self.watch_client(id);
     }
 

@@ -169,6 +169,11 @@ impl Trial {
         self.receives(self.server, bytes)
     }
 
+    /// What it has asked for when the last thing happened.
+    pub(super) fn asked(&self) -> &Out {
+        &self.actions
+    }
+
     /// Whether what the client has said is to be shown again.
     pub(super) fn is_resumed(&self) -> bool {
         let resumes =
