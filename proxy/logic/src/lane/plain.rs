@@ -140,22 +140,16 @@ impl Pass<'_> {
 
     /// The unnamed statement as it is already.
     fn parse(&mut self, body: &[u8]) -> bool {
-        let Some(last) = &mut self.client.unnamed else { return false };
+        let Some(last) = &self.client.unnamed else { return false };
         let Ok(parse) = Parse::read(body) else { return false };
         let named = !parse.name.is_empty();
         if named || !last.hints.is_empty() || last.body != parse.body_after_name {
             return false;
         }
-        let segment = self.client.segment;
-        let sure = last.segment == segment
-            || self.client.changes.is_empty() && !self.far.ledger.is_parsing_same();
-        if !sure {
+        if !self.client.is_sure_of_unnamed(self.far) {
             return false;
         }
-        self.client.unnamed_last += 1;
-        (last.sequence, last.segment) = (self.client.unnamed_last, segment);
-        self.far.unnamed = Some((self.id, last.sequence));
-        self.far.unnamed_segment = segment;
+        self.client.parses_unnamed(self.id, self.far);
         let (expect, origin) = (Expect::Parse, Origin::Client);
         self.far.ledger.push_entry(Entry { expect, origin, mark: 0, change: SAME });
         self.rank.stats.client_parses += 1;
@@ -283,9 +277,12 @@ mod tests {
                     for _ in 0..chance.below(8) {
                         said.extend(message(chance));
                     }
+                    let all = u32::try_from(said.len()).expect("little");
+                    let cut = if chance.below(3) == 0 { chance.below(all + 1) } else { all };
+                    let shown = &said[..usize::try_from(cut).expect("little")];
                     let taken: Vec<_> =
-                        pair.iter_mut().map(|trial| trial.client_says(&said)).collect();
-                    said.drain(..taken[0].min(said.len()));
+                        pair.iter_mut().map(|trial| trial.client_says(shown)).collect();
+                    said.drain(..taken[0].min(shown.len()));
                     taken
                 }
             };

@@ -5,13 +5,32 @@
 
 use crate::hints::Hints;
 use crate::id::ConnId;
-use crate::lane::client::Unnamed;
+use crate::lane::client::{Client, Unnamed};
 use crate::lane::rename::NO_UNNAMED;
-use crate::lane::server::{Far, purpose};
+use crate::lane::server::{Far, Server, purpose};
 use crate::lane::statements::Name;
 use crate::lane::{Lane, Out};
 use crate::ledger::{Entry, Expect, Origin, SAME};
 use pgring_wire::client::{Parse, write};
+
+impl Client {
+    /// Whether a Parse of the text it parsed last changes nothing but the time of that: what was
+    /// said in an earlier segment may yet be taken back without this.
+    pub(super) fn is_sure_of_unnamed(&self, far: &Server) -> bool {
+        self.unnamed.as_ref().is_some_and(|last| last.segment == self.segment)
+            || !far.ledger.is_parsing_same() && self.changes.iter().all(|c| !c.name.is_empty())
+    }
+
+    /// Its unnamed statement is about to be parsed by this server. Even of the same text it is
+    /// another one: what another server has of it was parsed at another time.
+    pub(super) fn parses_unnamed(&mut self, id: ConnId, far: &mut Server) {
+        let Some(last) = &mut self.unnamed else { return };
+        self.unnamed_last += 1;
+        (last.sequence, last.segment) = (self.unnamed_last, self.segment);
+        far.unnamed = Some((id, last.sequence));
+        far.unnamed_segment = self.segment;
+    }
+}
 
 impl Lane {
     /// A Parse without a name is about to be sent; `hints` are those of its text.
@@ -26,25 +45,20 @@ impl Lane {
         }
         // With nothing under way before it, only its own failure can undo it.
         let alone = !far.ledger.is_waiting() && !far.ledger.is_unsynced();
+        client.unnamed.get_or_insert_default();
+        let sure = client.is_sure_of_unnamed(far);
         let last = client.unnamed.get_or_insert_default();
-        // What was said in an earlier segment may be taken back without this.
-        let sure = last.segment == client.segment
-            || !far.ledger.is_parsing_same() && client.changes.iter().all(|c| !c.name.is_empty());
         let same = last.body == parse.body_after_name && sure;
         let mut before = None;
         if !same && !alone {
             before = Some(core::mem::replace(last, self.spare.pop().unwrap_or_default()));
         }
-        // Even of the same text: what another server has of it was parsed at another time.
-        client.unnamed_last += 1;
-        last.sequence = client.unnamed_last;
         if !same {
             last.body.clear();
             last.body.extend_from_slice(parse.body_after_name);
         }
-        (last.hints, last.segment) = (hints, client.segment);
-        far.unnamed = Some((id, last.sequence));
-        far.unnamed_segment = client.segment;
+        last.hints = hints;
+        client.parses_unnamed(id, far);
         if before.is_some() {
             self.change_unnamed(id, Expect::Parse, before);
         } else {
@@ -103,13 +117,10 @@ impl Lane {
     /// kept. The ledger is told of its Parse.
     pub(super) fn own_unnamed(&mut self, id: ConnId) {
         let Some(client) = self.clients.get_mut(id) else { return };
-        client.unnamed_last += 1;
-        let (sequence, segment) = (client.unnamed_last, client.segment);
-        let none = Box::new(Unnamed { sequence, segment, ..Unnamed::default() });
-        let before = client.unnamed.replace(none);
-        if let Some(far) = client.server.and_then(|server| self.server_mut(server)) {
-            far.unnamed = Some((id, sequence));
-            far.unnamed_segment = segment;
+        let before = client.unnamed.replace(Box::default());
+        let far = client.server.and_then(|server| self.servers.get_mut(server));
+        if let Some(far) = far.and_then(Far::server_mut) {
+            client.parses_unnamed(id, far);
         }
         self.change_unnamed(id, Expect::Parse, before);
     }
