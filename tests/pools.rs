@@ -2,7 +2,7 @@
 //! what the entries of the config mean.
 
 use pgring_tests::command::{at_most_minutes, run, signal, until};
-use pgring_tests::message::{Message, V3_0, query, startup};
+use pgring_tests::message::{Message, V3_0, query, startup, terminate};
 use pgring_tests::pgring::{Pgring, Settings, binary};
 use pgring_tests::postgres::{PASSWORD, Postgres, program};
 use pgring_tests::wire::Wire;
@@ -107,6 +107,43 @@ fn the_size_of_a_pool_is_for_all_workers_together() {
         assert!(servers(&node, "app") <= 3);
     }
     pgring.wait_until_quiet();
+}
+
+/// Wherever it came in.
+#[test]
+fn who_says_all_at_once_is_answered_in_full() {
+    at_most_minutes(2);
+    let node = Postgres::start();
+    let pgring = Settings::new(&node).set("pool.size", 1).set("workers", 4).start();
+    for number in 0..24 {
+        let mut client = Wire::connect(pgring.address());
+        let hello = startup(V3_0, &[("user", "app"), ("database", "app")]);
+        let select = query(&format!("SELECT {number}"));
+        client.send(&[hello, select, terminate()].concat());
+        let answers = client.until_end();
+        let rows: Vec<_> = answers.iter().filter(|answer| answer.tag == b'D').collect();
+        assert_eq!(rows.len(), 1, "{answers:?}");
+        assert_eq!(rows[0].value(), number.to_string());
+    }
+}
+
+#[test]
+fn who_says_all_at_once_and_leaves_is_obeyed() {
+    at_most_minutes(2);
+    let node = Postgres::start();
+    node.psql("CREATE TABLE said (number int); GRANT ALL ON said TO PUBLIC");
+    let pgring = Settings::new(&node).set("pool.size", 1).set("workers", 4).start();
+    // Somebody must have been greeted before.
+    pgring.warm();
+    for number in 0..24 {
+        let mut client = Wire::connect(pgring.address());
+        let hello = startup(V3_0, &[("user", "app"), ("database", "app")]);
+        let insert = query(&format!("INSERT INTO said VALUES ({number})"));
+        client.send(&[hello, insert, terminate()].concat());
+        client.shut();
+        let count = || node.psql(&format!("SELECT count(*) FROM said WHERE number = {number}"));
+        until("it to be written", SOON, || count().trim() == "1");
+    }
 }
 
 #[test]

@@ -165,24 +165,41 @@ fn wants_replication(value: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::wants_replication;
+    use crate::action::Action;
     use crate::lane::trial::{Trial, query};
     use crate::mail::{Entrance, Peer};
-    use crate::time::Instant;
     use pgring_wire::client::write;
 
+    /// What is forwarded is counted from the first byte that the driver shows.
     #[test]
     fn a_client_may_send_its_first_query_with_its_startup_packet() {
         let mut trial = Trial::start("");
-        trial.with_lane(|lane, now, actions| {
-            let hasty = lane.accept(now, Peer::Unix(0), Entrance::default());
-            let mut said = Vec::new();
-            write::startup(&mut said, 3, 0, [("user", "app"), ("database", "app")]);
-            said.extend(query("SELECT 1"));
-            let progress = lane.receive(Instant::START, hasty, &said, actions);
-            assert_eq!(progress.consumed, said.len());
+        let mut said = Vec::new();
+        write::startup(&mut said, 3, 0, [("user", "app"), ("database", "app")]);
+        let hello = said.len();
+        said.extend(query("SELECT 1"));
+        let mut hasty = trial.client;
+        trial.with_lane(|lane, now, _| {
+            hasty = lane.accept(now, Peer::Unix(0), Entrance::default());
         });
-        let asked = trial.said_to(trial.server);
-        assert!(!asked.is_empty() || trial.forwards_to(trial.server) > 0, "it is on its way");
+        let mut at = 0;
+        while at < said.len() {
+            let shown = &said[at..];
+            let taken = trial.receives(hasty, shown);
+            for action in &trial.asked().list {
+                if let Action::Forward { start, len, .. } = action {
+                    assert_eq!(shown[*start..start + len], said[hello..], "other bytes are sent");
+                }
+            }
+            let goes_on = trial
+                .asked()
+                .list
+                .iter()
+                .any(|action| matches!(action, Action::Resume(conn) if *conn == hasty));
+            assert!(taken == shown.len() || taken > 0 && goes_on, "it is shown no more");
+            at += taken;
+        }
+        assert_eq!(trial.forwards_to(trial.server), said.len() - hello, "it is on its way");
     }
 
     #[test]

@@ -75,11 +75,7 @@ impl Lane {
     ) -> Progress {
         let mut at = 0;
         loop {
-            // Before a client is in, messages are taken one by one; it need not wait in between.
-            let entering = self
-                .clients
-                .get(id)
-                .is_some_and(|client| matches!(client.phase, Phase::Startup | Phase::Auth(_)));
+            let entering = self.is_entering(id);
             let shown = bytes.get(at..).unwrap_or_default();
             let progress = self.receive_some(now, id, shown, actions);
             let rest = progress.consumed > 0 && progress.consumed < shown.len();
@@ -87,7 +83,18 @@ impl Lane {
                 return behind(at, progress);
             }
             at += progress.consumed;
+            if !self.is_entering(id) {
+                // What follows is forwarded, counted from the first byte that is shown.
+                actions.push(Action::Resume(id));
+                return later(at);
+            }
         }
+    }
+
+    /// Before a client is in, messages are taken one by one; it need not wait in between.
+    fn is_entering(&self, id: ConnId) -> bool {
+        let client = self.clients.get(id);
+        client.is_some_and(|client| matches!(client.phase, Phase::Startup | Phase::Auth(_)))
     }
 
     fn receive_some(
