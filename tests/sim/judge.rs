@@ -208,6 +208,7 @@ impl World {
         let peaceful = self.plan.peaceful();
         let shreds = self.plan.weather.shreds > 0;
         let single = self.plan.mode == PoolMode::Statement;
+        let session = self.plan.mode == PoolMode::Session;
         let Some(life) = self.clients[number].life.as_mut() else { return };
         let id = life.number;
         let moving = self.plan.is_moving(&life.pool.0);
@@ -216,8 +217,8 @@ impl World {
         let cancelled = life.cancelled.is_some_and(|sent| now < sent + 10 * SEC);
         let excused = match code {
             "57014" => cancelled || lasting,
-            // Only where it cannot be run again unseen.
-            "0A000" => shreds || !life.plain || life.before.tx != Tx::Idle,
+            // Only where it cannot be run again unseen; in session mode nothing is (seed 9371).
+            "0A000" => session || shreds || !life.plain || life.before.tx != Tx::Idle,
             // Nothing can be parsed there, also not what is only to be described.
             "25P02" => life.before.tx == Tx::Failed,
             // A Query refused in the queue has, or has not, dropped the unnamed statement.
