@@ -256,8 +256,8 @@ fn wait_beside_one(clients: &mut [Wire]) -> Duration {
 fn waiting_is_fair_over_all_workers() {
     at_most_minutes(2);
     let node = Postgres::start();
-    let pgring = Settings::new(&node).set("pool.size", 2).set("workers", 4).start();
-    let barrier = Barrier::new(16);
+    let pgring = Settings::new(&node).set("pool.size", 4).set("workers", 4).start();
+    let barrier = Barrier::new(32);
     let served: Vec<usize> = thread::scope(|scope| {
         let work = || {
             let mut wire = Wire::login(pgring.address(), "app");
@@ -270,7 +270,7 @@ fn waiting_is_fair_over_all_workers() {
             }
             count
         };
-        let threads: Vec<_> = (0..16).map(|_| scope.spawn(work)).collect();
+        let threads: Vec<_> = (0..32).map(|_| scope.spawn(work)).collect();
         threads.into_iter().map(|thread| thread.join().expect("a client")).collect()
     });
     let (least, most) = (served.iter().min().copied(), served.iter().max().copied());

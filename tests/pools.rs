@@ -2,6 +2,7 @@
 //! what the entries of the config mean.
 
 use pgring_tests::command::{at_most_minutes, run, signal, until};
+use pgring_tests::console::Row;
 use pgring_tests::message::{Message, V3_0, query, startup, terminate};
 use pgring_tests::pgring::{Pgring, Settings, binary};
 use pgring_tests::postgres::{PASSWORD, Postgres, program};
@@ -107,6 +108,29 @@ fn the_size_of_a_pool_is_for_all_workers_together() {
         assert!(servers(&node, "app") <= 3);
     }
     pgring.wait_until_quiet();
+}
+
+/// Fewer servers than workers: one worker has them all, and nobody waits for what another one has.
+#[test]
+fn clients_of_a_small_pool_meet_on_one_worker() {
+    at_most_minutes(2);
+    let node = Postgres::start();
+    for (size, meet) in [(2, true), (4, false)] {
+        let pgring = Settings::new(&node).set("pool.size", size).set("workers", 4).start();
+        let clients: Vec<_> = (0..16).map(|_| Wire::login(pgring.address(), "app")).collect();
+        let mut console = pgring.console();
+        let cores = |rows: Vec<Row>| -> BTreeSet<String> {
+            let of_app = rows.into_iter().filter(|row| row["user"] == "app");
+            of_app.map(|row| row["core"].clone()).collect()
+        };
+        let cores_of_clients = cores(console.show("SHOW CLIENTS"));
+        assert_eq!(cores_of_clients.len() == 1, meet, "{size} servers: {cores_of_clients:?}");
+        if meet {
+            assert_eq!(cores(console.show("SHOW SERVERS")), cores_of_clients);
+        }
+        drop(clients);
+        pgring.wait_until_quiet();
+    }
 }
 
 /// Wherever it came in.

@@ -356,6 +356,7 @@ impl Control {
             | Mail::Base { .. }
             | Mail::Topology(_)
             | Mail::Catalog { .. }
+            | Mail::Client { .. }
             | Mail::Parcel(_) => tracing::error!("a letter for lanes came to the control thread"),
         }
     }

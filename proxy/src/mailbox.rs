@@ -14,7 +14,7 @@ use crate::clock;
 use crate::mailbox::seats::Seat;
 use crate::ring::bell::Bell;
 use crossbeam::queue::SegQueue;
-use pgring_logic::mail::{Mail, Peer};
+use pgring_logic::mail::{Entrance, Mail, Peer};
 use pgring_logic::parcel::Parcel;
 use pgring_logic::time::Instant;
 use std::io;
@@ -27,16 +27,18 @@ use std::sync::atomic::{AtomicBool, Ordering, fence};
 pub enum Letter {
     /// For its lane.
     Mail(Mail),
-    /// A client that another worker accepted and not yet read from.
+    /// A client that another worker accepted and has not answered yet.
     NewClient {
         /// Its descriptor.
         fd: OwnedFd,
         /// Who it is.
         peer: Peer,
-        /// It came by a listener for reads only.
-        readonly: bool,
+        /// How it came in.
+        entrance: Entrance,
         /// Its seat; none if it is to be refused.
         seat: Option<Seat>,
+        /// What it has said.
+        said: Vec<u8>,
     },
     /// A server that another lane surrendered.
     Server {

@@ -336,8 +336,8 @@ impl<'a, W: World> Worker<'a, W> {
                     }
                     self.events.push_back(Event::Mail(mail));
                 }
-                Letter::NewClient { fd, peer, readonly, seat } => {
-                    self.admit(fd, (peer, readonly), seat);
+                Letter::NewClient { fd, peer, entrance, seat, said } => {
+                    self.admit(fd, (peer, entrance), seat, said);
                 }
                 Letter::Server { fd, parcel } => {
                     let id = self.world.adopt(self.now, *parcel, &mut self.actions);

@@ -6,7 +6,7 @@ use pgring_logic::action::{Action, Actions, Address, Want};
 use pgring_logic::config::Config;
 use pgring_logic::id::{ConnId, Core, Side};
 use pgring_logic::lane::Lane;
-use pgring_logic::mail::{Entrance, Event, Mail};
+use pgring_logic::mail::{Before, Entrance, Event, Mail};
 use pgring_logic::time::Duration;
 use pgring_logic::time::Instant;
 use std::collections::{BTreeMap, BTreeSet};
@@ -162,15 +162,27 @@ impl World {
 
     /// A client reaches a lane.
     pub(crate) fn accept(&mut self, core: usize, link: LinkId) {
-        if !self.links.contains_key(&link) {
-            return;
-        }
+        let stays = Before { connected: self.instant(), refused_encryption: 0 };
+        let before = (!self.plan.homes).then_some(stays);
+        self.seat(core, link, Entrance { before, ..Entrance::default() }, Vec::new());
+    }
+
+    /// The same, for one that has said something elsewhere.
+    pub(crate) fn seat(&mut self, core: usize, link: LinkId, entrance: Entrance, said: Vec<u8>) {
+        let Some(broken) = self.links.get(&link).map(|link| link.broken) else { return };
         let now = self.instant();
         let peer = pgring_logic::mail::Peer::Tcp(IpAddr::V4(Ipv4Addr::LOCALHOST), 1024);
-        let conn = self.lanes[core].lane.accept(now, peer, Entrance::default());
+        let conn = self.lanes[core].lane.accept(now, peer, entrance);
         self.say(|| format!("lane {core} accepts {conn:?} (link {link})"));
         self.bind(core, conn, link, Phase::Open);
         self.wind(core);
+        if broken {
+            return self.failed(core, conn, "connection reset by peer");
+        }
+        if let Some(found) = self.lanes[core].conns.get_mut(&conn) {
+            found.reshow = !said.is_empty();
+            found.held = said;
+        }
         self.read(core, conn);
     }
 

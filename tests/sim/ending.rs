@@ -87,17 +87,24 @@ impl World {
             self.soon(200 * US, Happening::Settle(core, conn));
             return;
         }
-        let held = !found.held.is_empty();
-        if held || link.broken || link.to_near.ended || !link.to_near.readable.is_empty() {
+        let Phase::Leaving(_, mail) = &found.phase else { return };
+        let client = matches!(**mail, Mail::Client { .. });
+        let spoke =
+            !found.held.is_empty() || link.to_near.ended || !link.to_near.readable.is_empty();
+        if link.broken || spoke && !client {
             self.say(|| format!("lane {core}: {conn:?} spoke while leaving"));
             return self.gone(core, conn, true);
         }
+        let said = std::mem::take(&mut found.held);
         let Phase::Leaving(to, mail) = std::mem::replace(&mut found.phase, Phase::Gone) else {
             return;
         };
         link.near = None;
         match *mail {
             Mail::Parcel(parcel) => self.post(core, to, Happening::Adopt(to, number, parcel)),
+            Mail::Client { entrance, .. } => {
+                self.post(core, to, Happening::Seat(to, number, entrance, said));
+            }
             other => self.violate(format!("{conn:?} was surrendered with {other:?}")),
         }
         self.soon(MS, Happening::Lane(core, Event::Closed { conn }));

@@ -69,6 +69,9 @@ pub(crate) struct Plan {
     /// A server sends so many bytes at once when it has them, wherever that cuts a message; the
     /// rest waits for the end of the exchange. `PostgreSQL` has 8192.
     pub(crate) send_buffer: usize,
+    /// Clients of small pools are brought together on the lanes where those are at home, so fewer
+    /// servers travel.
+    pub(crate) homes: bool,
 }
 
 impl Plan {
@@ -119,6 +122,7 @@ impl Plan {
             calm_from: 4 * SEC,
             statements: *dice.pick(&[1, 2, 100]),
             send_buffer: *dice.pick(&[8192, 64]),
+            homes: false,
         }
     }
 
@@ -141,6 +145,7 @@ impl Plan {
             (self.mode == PoolMode::Statement, "statement"),
             (self.moves, "moves"),
             (self.scram, "scram"),
+            (self.homes, "homes"),
         ];
         let named = troubles.iter().filter(|(is, _)| *is);
         named.map(|(_, name)| *name).collect::<Vec<_>>().join(" ")

@@ -12,7 +12,7 @@ use crate::node::Node;
 use crate::oracle::Oracle;
 use crate::plan::Plan;
 use pgring_logic::id::ConnId;
-use pgring_logic::mail::{Event, Mail};
+use pgring_logic::mail::{Entrance, Event, Mail};
 use pgring_logic::parcel::Parcel;
 use pgring_logic::time::Instant;
 use std::collections::{BTreeMap, BinaryHeap, VecDeque};
@@ -28,6 +28,8 @@ pub(crate) enum Happening {
     Break(LinkId, End, &'static str),
     /// A client reaches a lane.
     Accept(usize, LinkId),
+    /// A client reaches a lane from another one, with what it said there.
+    Seat(usize, LinkId, Entrance, Vec<u8>),
     /// A lane is told something.
     Lane(usize, Event),
     /// A lane's driver looks whether there is something to show.
@@ -111,7 +113,9 @@ impl World {
     /// A world by this plan. `keep` lines of its story are kept.
     pub(crate) fn new(seed: u64, keep: usize) -> Self {
         let mut dice = Dice::new(seed);
-        let plan = Plan::new(&mut dice);
+        let mut plan = Plan::new(&mut dice);
+        // Drawn apart: the stories that were there before it are told as they were.
+        plan.homes = Dice::new(!seed).chance(40);
         let config = plan.config();
         let lanes = (0..plan.lanes).map(|core| Driver::new(core, &config, dice.seed())).collect();
         let nodes = (0..plan.nodes).map(Node::new).collect();
@@ -213,6 +217,7 @@ impl World {
             Happening::End(link, end) => self.ended(link, end),
             Happening::Break(link, end, why) => self.broke(link, end, why),
             Happening::Accept(core, link) => self.accept(core, link),
+            Happening::Seat(core, link, entrance, said) => self.seat(core, link, entrance, said),
             Happening::Lane(core, event) => self.tell_lane(core, event),
             Happening::Read(core, conn) => self.read(core, conn),
             Happening::Tick(core, time) => self.tick(core, time),

@@ -81,11 +81,12 @@ pub enum Action<Mail> {
         /// What happens to what is queued.
         mode: CloseMode,
     },
-    /// Take this idle server connection off this lane and send it, with `mail`, to `to`.
+    /// Take this idle server connection, or this client that waits to be let in, off this lane and
+    /// send it, with `mail`, to `to`.
     ///
     /// When the last receive has ended without bytes, the driver moves the descriptor and tells
-    /// [`Event::Closed`](crate::mail::Event::Closed). If bytes came instead, it drops the mail
-    /// and closes.
+    /// [`Event::Closed`](crate::mail::Event::Closed). If bytes came instead of a server, it drops
+    /// the mail and closes; those of a client go with it, behind what it is not done with.
     Surrender {
         /// Which.
         conn: ConnId,

@@ -110,6 +110,7 @@ impl Broker {
             | Mail::Catalog { .. }
             | Mail::Behind
             | Mail::Want { .. }
+            | Mail::Client { .. }
             | Mail::Parcel(_) => {}
         }
     }

@@ -20,6 +20,7 @@ mod deallocate;
 mod dial;
 mod failing;
 mod gate;
+mod home;
 mod leading;
 mod leave;
 mod lending;
@@ -60,7 +61,7 @@ use crate::config::Config;
 use crate::dice::{Chance, Dice};
 use crate::hints::memo::Memo;
 use crate::id::{ConnId, Core, PoolKey, Side};
-use crate::lane::client::{Client, Nothing, Unnamed};
+use crate::lane::client::{Client, Login, Nothing, Unnamed};
 use crate::lane::nodes::Place;
 use crate::lane::orders::Orders;
 use crate::lane::pool::Pool;
@@ -120,6 +121,8 @@ pub struct Lane {
     tick: Scheduled,
     numbers: u64,
     tickets: u64,
+    /// Clients it has sent to lanes where their pools are at home.
+    sent_home: u64,
     orders: Orders,
     /// Entries skipped by the message at hand; a scratch list.
     skipped: Vec<Entry>,
@@ -166,6 +169,7 @@ impl Lane {
             // Nor should a number that an operator saw before, and kills by, be a newcomer's.
             numbers: u64::from(before),
             tickets: 0,
+            sent_home: 0,
             orders: Orders::default(),
             skipped: Vec::new(),
             #[cfg(test)]
@@ -180,14 +184,20 @@ impl Lane {
     pub fn accept(&mut self, now: Instant, peer: Peer, entrance: Entrance) -> ConnId {
         let number = self.number();
         let nothing = &self.nothing;
-        let id = self.clients.insert(|_| Client::new(number, peer, now, nothing));
+        let since = entrance.before.map_or(now, |before| before.connected);
+        let id = self.clients.insert(|_| Client::new(number, peer, since, nothing));
         let timeout = self.config.auth.login_timeout;
         if let Some(client) = self.clients.get_mut(id) {
             client.refused = entrance.refused;
             client.readonly = entrance.readonly;
+            if let Some(before) = entrance.before {
+                let refused_encryption = before.refused_encryption;
+                let login = Login { moved: true, refused_encryption, ..Login::default() };
+                client.login = Some(Box::new(login));
+            }
             if !timeout.is_zero() {
                 let owner = crate::timers::Owner::Conn(id);
-                self.timers.schedule(&mut client.scheduled, owner, now + timeout);
+                self.timers.schedule(&mut client.scheduled, owner, since + timeout);
             }
         }
         self.start_ticking(now);

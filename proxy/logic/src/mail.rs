@@ -70,6 +70,17 @@ pub struct Entrance {
     pub refused: bool,
     /// It came by a listener for reads only.
     pub readonly: bool,
+    /// It came to another lane first, which has sent it here: it stays.
+    pub before: Option<Before>,
+}
+
+/// What a lane knows of a client that it sends to another one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Before {
+    /// When it came.
+    pub connected: Instant,
+    /// Encryption requests that have been answered.
+    pub refused_encryption: u8,
 }
 
 /// A letter between lanes, or between a lane and the control thread.
@@ -275,6 +286,14 @@ pub enum Mail {
     /// A server connection, on its way with its descriptor (from
     /// [`Surrender`](crate::action::Action::Surrender)).
     Parcel(Box<Parcel>),
+    /// A client that has said who it is and has not been answered, on its way likewise, with what
+    /// it said.
+    Client {
+        /// Who it is.
+        peer: Peer,
+        /// How it came in.
+        entrance: Entrance,
+    },
 }
 
 /// How a console answer is framed.

@@ -59,6 +59,15 @@ impl Seat {
     pub const fn core(&self) -> Core {
         self.core
     }
+
+    /// Its client goes to another core.
+    #[must_use]
+    pub fn at(mut self, core: Core) -> Self {
+        self.seats.cores[usize::from(core.0)].fetch_add(1, Ordering::Relaxed);
+        self.seats.cores[usize::from(self.core.0)].fetch_sub(1, Ordering::Relaxed);
+        self.core = core;
+        self
+    }
 }
 
 impl Drop for Seat {
@@ -78,11 +87,23 @@ mod tests {
         let seats = Seats::new(3);
         let taken: Vec<_> = (0..30).filter_map(|_| seats.take(Core(1), 100)).collect();
         assert_eq!(taken.len(), 30);
+        assert!(seats.take(Core(1), 30).is_none());
         for core in 0..3 {
             assert!((9..=12).contains(&seats.clients(Core(core))), "{seats:?}");
         }
         drop(taken);
         assert_eq!((0..3).map(|core| seats.clients(Core(core))).sum::<usize>(), 0);
+    }
+
+    #[test]
+    fn a_seat_is_counted_where_its_client_is() {
+        let seats = Seats::new(2);
+        let seat = seats.take(Core(0), 1).expect("there is one").at(Core(1));
+        let counted = || [0, 1].map(|core| seats.clients(Core(core)));
+        assert_eq!((seat.core(), counted()), (Core(1), [0, 1]));
+        assert!(seats.take(Core(0), 1).is_none(), "it is the same one");
+        drop(seat);
+        assert_eq!(counted(), [0, 0]);
     }
 
     #[test]

@@ -168,13 +168,14 @@ impl<W: World> Worker<'_, W> {
         }
     }
 
-    /// The lane gives a server away.
+    /// The lane gives a server away, or a client that it has not let in.
     #[cold]
     pub(super) fn surrender(&mut self, id: ConnId, (to, mail): (Core, Box<Mail>)) {
         let open = self.table.get(id).is_some_and(|conn| conn.phase == Phase::Open);
         let Some(busy) = self.table.busy(id).filter(|_| open) else {
             return self.fail_surrender(*mail);
         };
+        let client = matches!(*mail, Mail::Client { .. });
         busy.surrender = Some((to, mail));
         // Where it goes, nobody knows that it is woken for large pieces only.
         self.stop_gathering(id);
@@ -184,10 +185,15 @@ impl<W: World> Worker<'_, W> {
             conn.paused_by = None;
         }
         self.arm(id);
-        self.try_surrender(id);
+        if client {
+            // What it is showing just now goes with it, once that is back where the rest waits.
+            self.feed_later(id);
+        } else {
+            self.try_surrender(id);
+        }
     }
 
-    /// Hands a server over if the kernel has ended everything; closes it if it has said
+    /// Hands a connection over if the kernel has ended everything; closes a server that has said
     /// something meanwhile, because nobody knows what that would have meant.
     #[cold]
     pub(super) fn try_surrender(&mut self, id: ConnId) {
@@ -196,7 +202,12 @@ impl<W: World> Worker<'_, W> {
             return;
         }
         let Some(busy) = &mut conn.busy else { return };
-        if conn.end != End::Not || !busy.inbox.is_empty() || conn.broken != 0 {
+        let failed = matches!(conn.end, End::Failed(_)) || conn.broken != 0;
+        let client =
+            matches!(&busy.surrender, Some((_, mail)) if matches!(**mail, Mail::Client { .. }));
+        // A client that has said all it has to say ends there as it would here.
+        let quiet = conn.end == End::Not && busy.inbox.is_empty();
+        if failed || !(client || quiet) {
             return self.abort(id);
         }
         if conn.ops > 0 || !busy.outbox.is_empty() {
@@ -207,6 +218,12 @@ impl<W: World> Worker<'_, W> {
             (Mail::Parcel(parcel), Some(fd)) => {
                 self.tally.surrendered(&parcel.pool);
                 self.base.post(to, Letter::Server { fd, parcel });
+                self.forget(id);
+            }
+            (Mail::Client { peer, entrance }, Some(fd)) => {
+                let said = busy.inbox.empty(&mut self.ring.buffers, &mut self.spare);
+                let seat = conn.seat.take().map(|seat| seat.at(to));
+                self.base.post(to, Letter::NewClient { fd, peer, entrance, seat, said });
                 self.forget(id);
             }
             (mail, fd) => {

@@ -227,6 +227,17 @@ impl Inbox {
         Some(first.join(next, buffers, spare))
     }
 
+    /// Takes out everything.
+    pub(super) fn empty(&mut self, buffers: &mut Buffers, spare: &mut Spare) -> Vec<u8> {
+        let mut all = Vec::with_capacity(self.len);
+        while let Some(chunk) = self.pop() {
+            all.extend_from_slice(chunk.bytes(buffers));
+            chunk.release(buffers, spare);
+        }
+        self.rest = false;
+        all
+    }
+
     /// Forgets everything.
     pub(super) fn clear(&mut self, buffers: &mut Buffers, spare: &mut Spare) {
         while let Some(chunk) = self.pop() {

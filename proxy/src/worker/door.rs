@@ -3,6 +3,7 @@
 use crate::mailbox::Letter;
 use crate::mailbox::seats::Seat;
 use crate::ring::Completion;
+use crate::ring::chunk::Chunk;
 use crate::ring::socket::{peer, words};
 use crate::ring::token::{Kind, Token};
 use crate::worker::conn::Phase;
@@ -83,27 +84,32 @@ impl<W: World> Worker<'_, W> {
         let Ok(peer) = peer(fd.as_fd()) else { return };
         let max = self.base.config.limits.clients_max;
         let seat = self.base.seats.take(self.base.core, max);
+        let entrance = Entrance { refused: seat.is_none(), readonly, before: None };
         match &seat {
             Some(elsewhere) if elsewhere.core() != self.base.core => {
-                let to = elsewhere.core();
-                self.base.post(to, Letter::NewClient { fd, peer, readonly, seat });
+                let (to, said) = (elsewhere.core(), Vec::new());
+                self.base.post(to, Letter::NewClient { fd, peer, entrance, seat, said });
             }
-            Some(_) | None => self.admit(fd, (peer, readonly), seat),
+            Some(_) | None => self.admit(fd, (peer, entrance), seat, Vec::new()),
         }
     }
 
-    /// Tells the lane of a client, and receives from it.
+    /// Tells the lane of a client, and receives from it, behind what it has said elsewhere.
     #[cold]
     pub(super) fn admit(
         &mut self,
         fd: OwnedFd,
-        (peer, readonly): (Peer, bool),
+        (peer, entrance): (Peer, Entrance),
         seat: Option<Seat>,
+        said: Vec<u8>,
     ) {
-        let entrance = Entrance { refused: seat.is_none(), readonly };
         let id = self.world.accept(self.now, peer, entrance);
         self.tally.opened();
         self.table.open(id, Some(fd), (Phase::Open, self.now)).seat = seat;
         self.arm(id);
+        if !said.is_empty() {
+            self.hold(id, Chunk::Own { data: said, start: 0 });
+            self.feed_later(id);
+        }
     }
 }

@@ -127,8 +127,12 @@ impl<W: World> Worker<'_, W> {
                 }
             }
         }
+        let leaves = conn.phase == Phase::Surrendering;
         self.table.rest(id);
         self.arm(id);
+        if leaves {
+            self.try_surrender(id);
+        }
     }
 
     /// Shows one chunk and does what the lane asks for.
@@ -156,7 +160,7 @@ impl<W: World> Worker<'_, W> {
     }
 
     /// Keeps what the lane does not want to see yet.
-    fn hold(&mut self, id: ConnId, chunk: Chunk) {
+    pub(super) fn hold(&mut self, id: ConnId, chunk: Chunk) {
         match self.table.busy(id) {
             Some(busy) => busy.inbox.push(chunk, &mut self.ring.buffers, &mut self.spare),
             None => chunk.release(&mut self.ring.buffers, &mut self.spare),

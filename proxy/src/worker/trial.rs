@@ -291,6 +291,33 @@ fn a_server_that_speaks_while_it_is_given_away_is_closed_and_its_permit_returned
     trial.end();
 }
 
+/// With what it has said by then, and what it goes on saying.
+#[test]
+fn a_client_goes_to_another_core_before_it_is_let_in_and_loses_nothing() {
+    const TOLD: &[u8] = b"sent to the other core ";
+    let trial = Trial::start(2, server(echo), |_| ());
+    for round in 0..40 {
+        let mut client = trial.client();
+        let mut more = vec![0; 8 * round * round];
+        Noise(round as u64).fill(&mut more);
+        let mut said = b"!seat, and more.".to_vec();
+        client.write_all(&said).unwrap();
+        client.write_all(&more).unwrap();
+        said.extend(more);
+        let mut heard = vec![0; TOLD.len() + said.len()];
+        client.read_exact(&mut heard).unwrap();
+        assert!(heard.starts_with(TOLD), "{}", heard.escape_ascii());
+        assert!(heard[TOLD.len()..] == said, "round {round}: other bytes");
+    }
+    // Whoever leaves on the way is gone.
+    for _ in 0..20 {
+        let mut client = trial.client();
+        client.write_all(b"!seat").unwrap();
+        socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+    trial.end();
+}
+
 #[test]
 fn what_waits_is_shown_after_resume_and_all_of_it() {
     let trial = Trial::start(1, server(echo), |config| config.limits.buffers = 64);

@@ -78,6 +78,8 @@ pub(super) struct Login {
     pub(super) replication: bool,
     /// `SSLRequest` and `GSSENCRequest`, each of which is answered once.
     pub(super) refused_encryption: u8,
+    /// It was sent here by another lane.
+    pub(super) moved: bool,
 }
 
 /// The unnamed statement, which a client may bind long after it was parsed.

@@ -98,7 +98,9 @@ impl Lane {
                 // Parcels come with a descriptor, through `adopt`.
                 self.give_back_key(&parcel.pool, actions);
             }
-            Mail::Demand { .. }
+            // So do clients, through `accept`.
+            Mail::Client { .. }
+            | Mail::Demand { .. }
             | Mail::Returned { .. }
             | Mail::Moved { .. }
             | Mail::Enter { .. }

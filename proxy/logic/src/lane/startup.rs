@@ -3,7 +3,7 @@
 use crate::action::{Action, CloseMode, Progress, Want};
 use crate::id::{ConnId, Core, Secret};
 use crate::lane::client::Phase;
-use crate::lane::{Lane, Out, all, more};
+use crate::lane::{Lane, Out, all, later, more};
 use crate::mail::Mail;
 use crate::time::Instant;
 use pgring_wire::backend::sqlstate;
@@ -44,7 +44,9 @@ impl Lane {
                 return all(bytes);
             }
             Packet::Startup { minor, parameters, .. } => {
-                self.startup(now, id, minor, &parameters, actions);
+                if !self.startup(now, id, minor, &parameters, actions) {
+                    return later(0);
+                }
             }
         }
         Progress { consumed: used, want: Want::More }
@@ -84,6 +86,7 @@ impl Lane {
         actions.write(id, |out| out.push(b'N'));
     }
 
+    /// Tells whether it stays on this lane.
     fn startup(
         &mut self,
         now: Instant,
@@ -91,7 +94,7 @@ impl Lane {
         minor: u16,
         parameters: &[(&str, &str)],
         actions: &mut Out,
-    ) {
+    ) -> bool {
         let find = |name: &str| {
             parameters.iter().rev().find(|(key, _)| *key == name).map(|(_, value)| *value)
         };
@@ -102,9 +105,13 @@ impl Lane {
             );
             Self::say(id, &text, actions);
             self.client_left(now, id, CloseMode::Flush, actions);
-            return;
+            return true;
         };
         let database = find("database").filter(|name| !name.is_empty()).unwrap_or(user);
+        let replication = find("replication").is_some_and(wants_replication);
+        if !replication && self.send_home(id, (database, user), actions) {
+            return false;
+        }
         let unknown: Vec<&str> = parameters
             .iter()
             .map(|(name, _)| *name)
@@ -115,15 +122,16 @@ impl Lane {
                 write::negotiate_protocol_version(out, NEWEST_MINOR.min(minor), &unknown);
             });
         }
-        let Some(client) = self.clients.get_mut(id) else { return };
+        let Some(client) = self.clients.get_mut(id) else { return true };
         client.user = Arc::from(user);
         client.database = Arc::from(database);
         let login = client.login.get_or_insert_default();
         login.minor = minor.min(NEWEST_MINOR);
-        login.replication = find("replication").is_some_and(wants_replication);
+        login.replication = replication;
         login.startup =
             parameters.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
         self.start_login(now, id, actions);
+        true
     }
 
     /// A connection that carries a cancel request.

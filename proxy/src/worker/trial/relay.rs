@@ -3,7 +3,7 @@
 use crate::worker::World;
 use pgring_logic::action::{Action, Actions, Address, CloseMode, Progress, Want};
 use pgring_logic::id::{ConnId, Core, PoolKey, Secret, Side};
-use pgring_logic::mail::{Entrance, Event, Mail, Peer};
+use pgring_logic::mail::{Before, Entrance, Event, Mail, Peer};
 use pgring_logic::parcel::Parcel;
 use pgring_logic::time::{Duration, Instant};
 use std::collections::BTreeMap;
@@ -42,6 +42,8 @@ struct Pair {
     refused: bool,
     obeyed: bool,
     chats: bool,
+    /// It came from the other core.
+    moved: bool,
     /// Bytes of the client that have gone to its server.
     forwarded: usize,
 }
@@ -154,6 +156,16 @@ impl Relay {
         let mail = Box::new(Mail::Parcel(Box::new(parcel)));
         actions.push(Action::Surrender { conn, to: Core(1 - self.core.0), mail });
     }
+
+    fn send_away(&mut self, at: usize, actions: &mut Actions<Mail>) -> Progress {
+        let conn = self.pairs.swap_remove(at).client;
+        let before = Some(Before { connected: Instant::START, refused_encryption: 0 });
+        let entrance = Entrance { before, ..Entrance::default() };
+        let mail = Box::new(Mail::Client { peer: Peer::Unix(0), entrance });
+        actions.write(conn, |out| out.extend_from_slice(b"sent to the other core "));
+        actions.push(Action::Surrender { conn, to: Core(1 - self.core.0), mail });
+        Progress { consumed: 0, want: Want::Resume }
+    }
 }
 
 impl World for Relay {
@@ -167,6 +179,7 @@ impl World for Relay {
             refused: entrance.refused,
             obeyed,
             chats,
+            moved: entrance.before.is_some(),
             forwarded: 0,
         });
         client
@@ -197,6 +210,9 @@ impl World for Relay {
             actions.write(conn, |out| out.extend_from_slice(b"full"));
             self.part(conn, CloseMode::Flush, actions);
             return Progress { consumed: 0, want: Want::More };
+        }
+        if bytes.starts_with(b"!seat") && self.pairs[at].server.is_none() && !self.pairs[at].moved {
+            return self.send_away(at, actions);
         }
         if self.pairs[at].chats && conn.side() == Side::Server {
             self.give_away(at, actions);
