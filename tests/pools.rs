@@ -38,6 +38,26 @@ fn idle_servers_close_down_to_the_least_number() {
     assert_eq!(clients[0].value("SELECT 1"), "1");
 }
 
+/// Where clients of the pool come, or the next one would wait for a login beside an idle server.
+#[test]
+fn the_least_number_of_a_small_pool_is_kept_where_its_clients_are() {
+    at_most_minutes(2);
+    let node = Postgres::start();
+    for user in ["app", "guest"] {
+        let settings = Settings::new(&node).set("pool.size", 2).set("workers", 4);
+        let settings = settings.set("pool.min_size", 1);
+        let pgring = settings.set("pool.server_idle_timeout", "500ms").start();
+        let mut first = Wire::login(pgring.address(), user);
+        let pid = first.value("SELECT pg_backend_pid()");
+        let start = Instant::now();
+        // The lanes look around once a second.
+        until("three looks", SOON, || start.elapsed() > Duration::from_secs(3));
+        assert_eq!(first.value("SELECT pg_backend_pid()"), pid, "it was closed");
+        let mut next = Wire::login(pgring.address(), user);
+        assert_eq!((next.value("SELECT pg_backend_pid()"), servers(&node, user)), (pid, 1));
+    }
+}
+
 #[test]
 fn old_servers_are_replaced_between_transactions() {
     at_most_minutes(2);

@@ -171,6 +171,9 @@ impl World {
         self.send(link, End::Near, &first);
         let most = self.plan.weather.latency;
         self.soon(most, Happening::Accept(core, link));
+        if self.plan.hasty && !(scram || asks) {
+            self.client_round(number);
+        }
     }
 
     /// Sends the next round, or says goodbye.

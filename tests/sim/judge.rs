@@ -125,7 +125,10 @@ impl World {
             }
             b'Z' if message.body == b"I" && life.key.is_some() => {
                 life.phase = Phase::Talk;
-                self.client_knows(number);
+                // What it has said meanwhile may have changed them.
+                if life.queue.is_empty() && life.expected.is_empty() {
+                    self.client_knows(number);
+                }
                 self.client_answered(number);
             }
             _ => {

@@ -72,6 +72,8 @@ pub(crate) struct Plan {
     /// Clients of small pools are brought together on the lanes where those are at home, so fewer
     /// servers travel.
     pub(crate) homes: bool,
+    /// Clients that need no password send their first round behind the startup packet at once.
+    pub(crate) hasty: bool,
 }
 
 impl Plan {
@@ -123,6 +125,7 @@ impl Plan {
             statements: *dice.pick(&[1, 2, 100]),
             send_buffer: *dice.pick(&[8192, 64]),
             homes: false,
+            hasty: false,
         }
     }
 
@@ -146,6 +149,7 @@ impl Plan {
             (self.moves, "moves"),
             (self.scram, "scram"),
             (self.homes, "homes"),
+            (self.hasty, "hasty"),
         ];
         let named = troubles.iter().filter(|(is, _)| *is);
         named.map(|(_, name)| *name).collect::<Vec<_>>().join(" ")

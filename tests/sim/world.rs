@@ -115,7 +115,9 @@ impl World {
         let mut dice = Dice::new(seed);
         let mut plan = Plan::new(&mut dice);
         // Drawn apart: the stories that were there before it are told as they were.
-        plan.homes = Dice::new(!seed).chance(40);
+        let mut apart = Dice::new(!seed);
+        plan.homes = apart.chance(40);
+        plan.hasty = apart.chance(30);
         let config = plan.config();
         let lanes = (0..plan.lanes).map(|core| Driver::new(core, &config, dice.seed())).collect();
         let nodes = (0..plan.nodes).map(Node::new).collect();

@@ -121,8 +121,6 @@ pub struct Lane {
     tick: Scheduled,
     numbers: u64,
     tickets: u64,
-    /// Clients it has sent to lanes where their pools are at home.
-    sent_home: u64,
     orders: Orders,
     /// Entries skipped by the message at hand; a scratch list.
     skipped: Vec<Entry>,
@@ -169,7 +167,6 @@ impl Lane {
             // Nor should a number that an operator saw before, and kills by, be a newcomer's.
             numbers: u64::from(before),
             tickets: 0,
-            sent_home: 0,
             orders: Orders::default(),
             skipped: Vec::new(),
             #[cfg(test)]

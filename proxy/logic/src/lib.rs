@@ -35,6 +35,7 @@ pub mod record;
 pub mod route;
 
 // Floor 4. What crosses threads, and what is kept.
+pub mod homes;
 pub mod mail;
 pub mod prepared;
 

@@ -22,6 +22,8 @@ pub struct Seats {
 pub struct Seat {
     seats: Arc<Seats>,
     core: Core,
+    /// Its client is where it must be, so others are not seated elsewhere for it.
+    reserved: bool,
 }
 
 impl Seats {
@@ -45,10 +47,10 @@ impl Seats {
             .filter(|&least| self.clients(least) + TILT <= here)
             .unwrap_or(core);
         self.cores[usize::from(core.0)].fetch_add(1, Ordering::Relaxed);
-        Some(Seat { seats: Arc::clone(self), core })
+        Some(Seat { seats: Arc::clone(self), core, reserved: false })
     }
 
-    /// Clients on one core.
+    /// Clients on one core, but for those that must be there.
     pub fn clients(&self, core: Core) -> usize {
         self.cores[usize::from(core.0)].load(Ordering::Relaxed)
     }
@@ -60,19 +62,25 @@ impl Seat {
         self.core
     }
 
-    /// Its client goes to another core.
+    /// Its client must be on this core: others are seated as if it were not there.
     #[must_use]
-    pub fn at(mut self, core: Core) -> Self {
-        self.seats.cores[usize::from(core.0)].fetch_add(1, Ordering::Relaxed);
-        self.seats.cores[usize::from(self.core.0)].fetch_sub(1, Ordering::Relaxed);
+    pub fn reserved(mut self, core: Core) -> Self {
+        self.free();
         self.core = core;
+        self.reserved = true;
         self
+    }
+
+    fn free(&self) {
+        if !self.reserved {
+            self.seats.cores[usize::from(self.core.0)].fetch_sub(1, Ordering::Relaxed);
+        }
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.seats.cores[usize::from(self.core.0)].fetch_sub(1, Ordering::Relaxed);
+        self.free();
         self.seats.total.fetch_sub(1, Ordering::Relaxed);
     }
 }
@@ -96,11 +104,11 @@ mod tests {
     }
 
     #[test]
-    fn a_seat_is_counted_where_its_client_is() {
+    fn who_must_be_on_a_core_drives_nobody_away() {
         let seats = Seats::new(2);
-        let seat = seats.take(Core(0), 1).expect("there is one").at(Core(1));
+        let seat = seats.take(Core(0), 1).expect("there is one").reserved(Core(1));
         let counted = || [0, 1].map(|core| seats.clients(Core(core)));
-        assert_eq!((seat.core(), counted()), (Core(1), [0, 1]));
+        assert_eq!((seat.core(), counted()), (Core(1), [0, 0]));
         assert!(seats.take(Core(0), 1).is_none(), "it is the same one");
         drop(seat);
         assert_eq!(counted(), [0, 0]);

@@ -222,7 +222,7 @@ impl<W: World> Worker<'_, W> {
             }
             (Mail::Client { peer, entrance }, Some(fd)) => {
                 let said = busy.inbox.empty(&mut self.ring.buffers, &mut self.spare);
-                let seat = conn.seat.take().map(|seat| seat.at(to));
+                let seat = conn.seat.take().map(|seat| seat.reserved(to));
                 self.base.post(to, Letter::NewClient { fd, peer, entrance, seat, said });
                 self.forget(id);
             }

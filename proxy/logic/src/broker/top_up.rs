@@ -2,6 +2,7 @@
 
 use crate::broker::Broker;
 use crate::broker::limits::{count, settings};
+use crate::homes::Homes;
 use crate::id::{Core, PoolKey};
 use crate::mail::Mail;
 use crate::time::{Duration, Instant};
@@ -27,11 +28,11 @@ impl Broker {
         budget.top_ups_lost += u32::from(budget.total == 0);
         budget.top_up_at = now + settings.server_login_retry.max(TOP_UP_PAUSE);
         let mut left = permits;
+        let homes = Homes::of(&self.config, self.cores, key);
         for index in 0..self.cores {
             // Each lane keeps its part of them open, so each must have its part.
-            let part = settings.size_min / self.cores
-                + usize::from(index < settings.size_min % self.cores);
             let core = Core(u16::try_from(index).unwrap_or(u16::MAX));
+            let part = homes.part(settings.size_min, core);
             let given = count(part).saturating_sub(budget.held(core)).min(left);
             if given == 0 {
                 continue;

@@ -281,7 +281,7 @@ impl Lane {
         let rank = &self.pools[pool];
         let barred = rank.is_held() || rank.removed || rank.retry_at.is_some_and(|at| now < at);
         let mut wanted = rank.waiting_count.saturating_sub(rank.opening);
-        let floor = u32::try_from(self.share(rank.settings.size_min)).unwrap_or(0);
+        let floor = u32::try_from(self.least(pool)).unwrap_or(0);
         wanted = wanted.max(floor.saturating_sub(rank.held));
         for _ in 0..wanted.min(rank.permits) {
             if barred {

@@ -1,6 +1,7 @@
 //! What happens when nothing happens: every wait has an end.
 
 use crate::action::{Action, CloseMode};
+use crate::homes::Homes;
 use crate::id::{ConnId, Side};
 use crate::lane::client::{Client, Phase};
 use crate::lane::gate::UNDER_WAY;
@@ -51,10 +52,9 @@ impl Lane {
     /// Closes idle servers that are too old or idle for too long.
     fn look_around(&mut self, now: Instant, actions: &mut Out) {
         for pool in 0..self.pools.len() {
+            let floor = self.least(pool);
             let rank = &self.pools[pool];
-            let (idle_max, floor) =
-                (rank.settings.server_idle_timeout, self.share(rank.settings.size_min));
-            let rank = &self.pools[pool];
+            let idle_max = rank.settings.server_idle_timeout;
             let mut spare = (rank.held as usize).saturating_sub(floor);
             for server in rank.idle.clone() {
                 let Some(far) = self.server_ref(server) else { continue };
@@ -71,11 +71,16 @@ impl Lane {
         }
     }
 
-    /// This lane's part of a number of servers.
-    pub(super) fn share(&self, servers: usize) -> usize {
-        let lanes = self.config.workers.max(1);
-        let extra = usize::from(usize::from(self.core.0) < servers % lanes);
-        servers / lanes + extra
+    /// How many servers of a pool this lane keeps open for whoever comes next.
+    pub(super) fn least(&self, pool: usize) -> usize {
+        let rank = &self.pools[pool];
+        match rank.settings.size_min {
+            0 => 0,
+            all => {
+                let homes = Homes::of(&self.config, self.config.workers, &rank.key);
+                homes.part(all, self.core)
+            }
+        }
     }
 
     /// When the pool is to be looked at, if somebody waits.

@@ -105,10 +105,8 @@ impl Lane {
         actions: &mut Out,
     ) -> Progress {
         let Some(client) = self.clients.get(id) else { return all(bytes) };
-        if let Some(pool) = client.pool {
-            self.pools[pool].stats.received_bytes += bytes.len() as u64;
-        }
-        match client.phase {
+        let pool = client.pool;
+        let progress = match client.phase {
             Phase::Startup => self.receive_startup(now, id, bytes, actions),
             Phase::Auth(_) => self.receive_auth(now, id, bytes, actions),
             Phase::Entering | Phase::Welcoming => later(0),
@@ -125,7 +123,12 @@ impl Lane {
                 all(bytes)
             }
             Phase::Cancelling | Phase::Gone => all(bytes),
+        };
+        // What is left is shown again.
+        if let Some(pool) = pool {
+            self.pools[pool].stats.received_bytes += progress.consumed as u64;
         }
+        progress
     }
 
     fn traffic(&mut self, now: Instant, id: ConnId, bytes: &[u8], actions: &mut Out) -> Progress {
