@@ -3,6 +3,7 @@
 use pgring_tests::command::{at_most_minutes, say};
 use pgring_tests::dialogue::{Dialogue, await_answers};
 use pgring_tests::dice::{Dice, amount, seed};
+use pgring_tests::message::{extended, flush, sync, terminate};
 use pgring_tests::pgring::{Pgring, Settings};
 use pgring_tests::postgres::Postgres;
 use pgring_tests::probe::held;
@@ -34,6 +35,39 @@ fn offsets(dialogue: &Dialogue, dice: &mut Dice, limit: usize) -> Vec<usize> {
         return (0..=bytes).collect();
     }
     (0..limit).map(|_| dice.below(bytes + 1)).collect()
+}
+
+/// PostgreSQL commits nothing of a pipeline that no Sync has ended.
+#[test]
+fn who_dies_before_a_sync_has_committed_nothing() {
+    at_most_minutes(2);
+    let node = Postgres::start();
+    node.psql("CREATE TABLE piped (number int); GRANT ALL ON piped TO PUBLIC");
+    for mode in ["transaction", "session"] {
+        let pgring = Settings::new(&node).set("pool.size", 1).set("pool.mode", mode).start();
+        for (ahead, polite) in [(false, false), (false, true), (true, false), (true, true)] {
+            let mut wire = Wire::login(pgring.address(), "app");
+            // What a Sync has ended before is to stay.
+            let mut said = [extended("INSERT INTO piped VALUES (0)", &[]), sync()].concat();
+            said.extend(extended("INSERT INTO piped VALUES (1)", &[]));
+            said.extend(flush());
+            if ahead {
+                wire.send(&[&said[..], &if polite { terminate() } else { Vec::new() }].concat());
+            } else {
+                wire.send(&said);
+                for tag in *b"12nCZ12nC" {
+                    assert_eq!(wire.read().map(|message| message.tag), Some(tag));
+                }
+                wire.send(&if polite { terminate() } else { Vec::new() });
+            }
+            drop(wire);
+            let mut next = Wire::login(pgring.address(), "app");
+            assert_eq!(next.value("SELECT 'served'"), "served");
+            let lasting = next.value("SELECT count(*) FROM piped WHERE number = 1");
+            assert_eq!(lasting, "0", "{mode}: ahead {ahead}, polite {polite}");
+        }
+        assert_eq!(pgring.violations(), Some(0));
+    }
 }
 
 fn cut_everywhere(pgring: &Pgring, dialogues: &[Dialogue], patient: bool) {

@@ -49,6 +49,25 @@ fn a_statement_whose_begin_is_not_answered_is_ended_by_its_limit() {
     assert_eq!(scene.primary.psql("SELECT count(*) FROM notes WHERE id = 860").trim(), "0");
 }
 
+/// Its client has been told of a transaction: what it says goes into one.
+#[test]
+fn a_transaction_is_one_although_its_begin_was_lost_with_the_server() {
+    let (scene, delay) = slow(|settings| settings);
+    let mut client = scene.client();
+    client.query("UPDATE notes SET text = 'x' WHERE id = 1");
+    delay.set(Duration::from_secs(1));
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'";
+    assert_eq!(scene.primary.psql(end).trim(), "t");
+    assert_eq!(say(&mut client, "BEGIN"), "BEGIN T");
+    client.send(&query("INSERT INTO notes VALUES (862, 'x')"));
+    // The server has ended before the BEGIN came there, and that is yet to be heard.
+    let answers = client.until_ready(1);
+    assert_eq!(answers.last().map(|ready| ready.body.clone()), Some(b"T".to_vec()), "{answers:?}");
+    assert_eq!(say(&mut client, "ROLLBACK"), "ROLLBACK I");
+    assert_eq!(scene.primary.psql("SELECT count(*) FROM notes WHERE id = 862").trim(), "0");
+    assert_eq!(scene.pgring.violations(), Some(0));
+}
+
 /// Its client does not know of the BEGIN: it means the statement.
 #[test]
 fn a_cancel_request_during_a_begin_reaches_the_statement_behind_it() {

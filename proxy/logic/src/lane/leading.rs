@@ -382,7 +382,7 @@ impl Lane {
 
     /// A client without a server goes on with its transaction on the primary, with a segment that
     /// has been aimed, or with the next one.
-    fn goes_on_at_home(&mut self, id: ConnId, aimed: bool) {
+    pub(super) fn goes_on_at_home(&mut self, id: ConnId, aimed: bool) {
         self.land(id);
         self.end_reading(id);
         self.set_leading(id, Some(Leading::Deferred { home: true }));

@@ -201,6 +201,7 @@ impl Lane {
         let from = (far.pool, far.step);
         let status = far.status;
         let open = status != b'I';
+        let beginning = far.beginning;
         let torn = tears(far);
         let stays = !torn && !parted;
         let error = far.error.take();
@@ -233,7 +234,12 @@ impl Lane {
             return actions.push(Action::Resume(client));
         }
         if stays && !within && !open && self.has_said_nothing(client) {
-            self.waits_anew(client);
+            if beginning {
+                // It has heard that its transaction has begun.
+                self.goes_on_at_home(client, false);
+            } else {
+                self.waits_anew(client);
+            }
             return actions.push(Action::Resume(client));
         }
         // A last word that answered a query of ours its client has not heard.
@@ -323,6 +329,7 @@ mod tests {
     use crate::lane::trial::{ANSWERED, Trial, has_error, query};
     use crate::mail::{Entrance, Event};
     use pgring_wire::backend::write::{self, ErrorText};
+    use pgring_wire::client::write as ask;
 
     /// A client whose turn has come, and the server it may have.
     fn granted() -> (Trial, ConnId) {
@@ -353,6 +360,32 @@ mod tests {
     }
 
     /// The server ended before its client could begin: seen by the rig as a read that failed.
+    /// PostgreSQL commits nothing of what no Sync has ended, and neither may a Sync of ours.
+    #[test]
+    fn who_leaves_without_a_sync_has_committed_nothing() {
+        for mode in ["transaction", "session"] {
+            for polite in [false, true] {
+                let mut trial = Trial::start(&format!("pool.mode = \"{mode}\""));
+                let mut said = Vec::new();
+                ask::parse(&mut said, b"", b"INSERT INTO t VALUES (1)\0\0\0").expect("short");
+                ask::bind(&mut said, b"", b"");
+                ask::execute(&mut said, b"");
+                if polite {
+                    ask::terminate(&mut said);
+                }
+                trial.client_says(&said);
+                if !polite {
+                    trial.client_ends();
+                }
+                let told = trial.said_to(trial.server);
+                let mut sync = Vec::new();
+                ask::sync(&mut sync);
+                let ends = [query("ROLLBACK"), sync].concat();
+                assert!(told.ends_with(&ends), "{mode}, {polite}: {}", told.escape_ascii());
+            }
+        }
+    }
+
     #[test]
     fn who_has_said_nothing_yet_waits_for_another_server() {
         for says in [false, true] {

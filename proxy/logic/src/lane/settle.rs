@@ -341,9 +341,16 @@ impl Lane {
         let Some(far) = self.server_mut(server) else { return };
         far.ledger.disown();
         if far.ledger.is_unsynced() || far.ledger.is_skipping() {
+            // Without a Sync of its client nothing of this is to be committed, and ours would do
+            // that. If some of it fails this is skipped with the rest.
+            if !far.ledger.is_skipping() {
+                self.own_query(server, "ROLLBACK", purpose::ROLLBACK, actions);
+            }
+            let Some(far) = self.server_mut(server) else { return };
             far.ledger.push(Expect::Sync, Origin::Own, 0);
             actions.write(server, write::sync);
         }
+        let Some(far) = self.server_mut(server) else { return };
         let running = far.ledger.is_waiting();
         self.limit_cleaning(now, server);
         if running && cancel {

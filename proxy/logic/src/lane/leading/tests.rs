@@ -117,6 +117,28 @@ fn nothing_is_written_behind_a_begin_that_failed() {
     }
 }
 
+/// The primary is lost before it has answered: its successor begins, or what follows would be
+/// committed statement by statement.
+#[test]
+fn a_transaction_whose_begin_is_lost_with_the_primary_begins_on_the_next_one() {
+    for (queues, last_words) in [(false, false), (true, false), (false, true), (true, true)] {
+        let mut trial = beginning("", queues);
+        if last_words {
+            trial.server_says(&error("57P01"));
+        }
+        trial.happens(Event::Ended { conn: trial.server });
+        assert!(!trial.closes(trial.client) && trial.said_to(trial.client).is_empty());
+        assert_eq!(trial.client_says(&write()), 0);
+        trial.server = trial.open(0, "off");
+        let told = trial.said_to(trial.server);
+        assert!(told.ends_with(&query("BEGIN")), "queues: {queues}: {}", told.escape_ascii());
+        assert_eq!(trial.client_says(&write()), 0, "queues: {queues}");
+        // A query of pgring's own is in front of it.
+        trial.server_says(&[ANSWERED, BEGUN].concat());
+        assert_eq!(trial.client_says(&write()), write().len());
+    }
+}
+
 /// The standby ends in place of an answer to BEGIN: the primary begins, and is asked.
 #[test]
 fn a_standby_that_ends_at_a_begin_is_left_for_the_primary() {
