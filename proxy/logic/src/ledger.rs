@@ -330,6 +330,11 @@ impl Ledger {
         if done && tag != b'E' {
             self.due.pop_front();
         }
+        if tag == b'Z' {
+            // Data, and their end, that were ahead of a COPY that did not start.
+            while self.due.pop_front_if(|next| next.expect == Expect::CopyEnd).is_some() {}
+            self.data_ahead &= !self.due.is_empty();
+        }
         Ok(Answer { entry: Some(entry), done })
     }
 

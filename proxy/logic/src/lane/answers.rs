@@ -334,6 +334,9 @@ impl Lane {
                 self.confirm(server, entry);
                 continue;
             }
+            if let Some(tag) = self.server_mut(server).and_then(|far| far.begun.take()) {
+                actions.write(client, |out| write::command_complete(out, tag));
+            }
             match entry.expect {
                 Expect::Parse => actions.write(client, write::parse_complete),
                 Expect::Close => actions.write(client, write::close_complete),
@@ -403,7 +406,8 @@ fn is_read(head: Header, inspects: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::is_read;
-    use crate::lane::trial::{ANSWERED, Trial, query};
+    use crate::lane::trial::{ANSWERED, Trial, error, query};
+    use crate::time::Duration;
     use pgring_wire::client::write;
     use pgring_wire::frame::{Header, LENGTH_MAX};
 
@@ -435,5 +439,55 @@ mod tests {
             assert!(!is_read(Header { tag, length: LENGTH_MAX }, true), "{tag}");
         }
         assert!(!is_read(Header { tag: b'D', length: 6 }, false), "rows of clients pass unseen");
+    }
+
+    /// The end of its data is ahead of a COPY that does not start.
+    #[test]
+    fn a_copy_that_fails_leaves_nothing_running() {
+        for code in ["42P01", "57014"] {
+            let mut trial = Trial::start("pool.query_timeout = \"1s\"");
+            trial.client_says(&query("SELECT 0"));
+            trial.server_says(&ANSWERED.repeat(2));
+            let data = [&b"d\0\0\0\x061\n"[..], b"c\0\0\0\x04"].concat();
+            trial.client_says(&[query("COPY nosuch FROM STDIN"), data].concat());
+            trial.server_says(&[&error(code)[..], b"Z\0\0\0\x05I"].concat());
+            trial.wait(Duration::from_secs(5));
+            assert!(!trial.closes(trial.client), "nothing of it runs");
+            // Nor does what was ahead of it cast doubt on the next one.
+            trial.client_says(&query("SELECT 0"));
+            trial.server_says(ANSWERED);
+            let mut copy = Vec::new();
+            write::parse(&mut copy, b"", b"COPY t FROM STDIN\0\0\0").expect("short");
+            write::bind(&mut copy, b"", b"");
+            write::execute(&mut copy, b"");
+            write::sync(&mut copy);
+            trial.client_says(&copy);
+            trial.server_says(b"1\0\0\0\x042\0\0\0\x04G\0\0\0\x07\0\0\0");
+            let server = trial.server;
+            let far = trial.lane.server_ref(server).expect("it is its client's");
+            assert!(far.ledger.is_copying_in() && !far.ledger.is_doubtful());
+        }
+    }
+
+    /// In statement mode a BEGIN is held back: what pgring says itself comes behind it.
+    #[test]
+    fn what_pgring_tells_does_not_overtake_a_begin_that_is_held() {
+        let mut trial = Trial::start("pool.mode = \"statement\"");
+        trial.client_says(&query("SELECT 0"));
+        trial.server_says(&ANSWERED.repeat(2));
+        let mut said = Vec::new();
+        write::parse(&mut said, b"s", b"SELECT 1\0\0\0").expect("short");
+        write::sync(&mut said);
+        trial.client_says(&said);
+        trial.server_says(b"1\0\0\0\x04Z\0\0\0\x05I");
+        let mut said = Vec::new();
+        write::parse(&mut said, b"", b"BEGIN\0\0\0").expect("short");
+        write::bind(&mut said, b"", b"");
+        write::execute(&mut said, b"");
+        write::close(&mut said, b'S', b"s");
+        trial.client_says(&said);
+        trial.server_says(b"1\0\0\0\x042\0\0\0\x04C\0\0\0\x0aBEGIN\0");
+        let told = trial.said_to(trial.client);
+        assert_eq!(told, b"C\0\0\0\x0aBEGIN\x003\0\0\0\x04", "{}", told.escape_ascii());
     }
 }
