@@ -221,6 +221,53 @@ fn a_changed_table_is_planned_anew_behind_a_pipeline() {
     assert_eq!(ask(&mut wire, &[go()]), ["1,2"]);
 }
 
+/// Whoever hears of it, in whatever way: what it prepares then is planned anew.
+#[test]
+fn a_changed_table_is_heard_of_once_by_those_who_cannot_be_spared() {
+    at_most_minutes(2);
+    let node = Postgres::start();
+    node.psql("CREATE TABLE t (a int); INSERT INTO t VALUES (1); GRANT ALL ON t TO app");
+    node.psql("CREATE TABLE u (a int); INSERT INTO u VALUES (1); GRANT ALL ON u TO app");
+    let pgring = Settings::new(&node).set("pool.size", 1).start();
+    let run = |name: &str| [bind("", name, &[]), execute("", 0)].concat();
+    let prepare = || parse("all", "SELECT * FROM t", &[]);
+    let mut first = Wire::login(pgring.address(), "app");
+    assert_eq!(ask(&mut first, &[prepare(), run("all")]), ["1"]);
+
+    // It asks what its statement returns before it runs it.
+    node.psql("ALTER TABLE t ADD b int DEFAULT 2");
+    let described = |answers: &[String]| answers.iter().all(|answer| answer != "0A000");
+    let heard: Vec<_> = (0..3)
+        .map(|_| {
+            let mut wire = Wire::login(pgring.address(), "app");
+            described(&ask(&mut wire, &[prepare(), describe(b'S', "all")]))
+        })
+        .collect();
+    assert_eq!(heard[1..], [true, true], "{heard:?}");
+
+    // It has nothing but transactions.
+    let mut wire = Wire::login(pgring.address(), "app");
+    assert_eq!(ask(&mut wire, &[prepare(), run("all")]), ["1,2"]);
+    node.psql("ALTER TABLE t ADD c int DEFAULT 3");
+    let heard: Vec<_> = (0..3)
+        .map(|_| {
+            wire.query("BEGIN");
+            let answers = ask(&mut wire, &[run("all")]);
+            wire.query("ROLLBACK");
+            answers
+        })
+        .collect();
+    assert_eq!(heard[1..], [["1,2,3"], ["1,2,3"]], "{heard:?}");
+
+    // Another one came before it.
+    assert_eq!(ask(&mut wire, &[parse("other", "SELECT a FROM u", &[]), run("other")]), ["1"]);
+    node.psql("ALTER TABLE t ADD d int DEFAULT 4");
+    let both = || [run("other"), run("all")];
+    let heard: Vec<_> = (0..3).map(|_| ask(&mut wire, &both())).collect();
+    assert_eq!(heard[1..], [["1", "1,2,3,4"], ["1", "1,2,3,4"]], "{heard:?}");
+    assert_eq!(pgring.violations(), Some(0));
+}
+
 #[test]
 fn statements_of_sql_belong_to_their_client() {
     at_most_minutes(2);

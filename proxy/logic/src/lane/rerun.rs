@@ -107,30 +107,38 @@ impl Lane {
     /// swallowed.
     #[cold]
     pub(super) fn is_curable(&mut self, id: ConnId, body: &[u8], whose: Option<Entry>) -> bool {
-        let bind = whose
-            .is_some_and(|entry| entry.expect == Expect::Bind && entry.origin == Origin::Client);
         let view = ErrorView::new(body);
-        if !bind
-            || view.code() != Some(b"0A000")
-            || view.field(b'R') != Some(b"RevalidateCachedQuery")
-        {
+        if view.code() != Some(b"0A000") || view.field(b'R') != Some(b"RevalidateCachedQuery") {
             return false;
         }
+        let Some(entry) = whose.filter(|entry| entry.origin == Origin::Client) else {
+            return false;
+        };
         let Some(far) = self.server_ref(id) else { return false };
         let Some(client) = far.client.and_then(|client| self.clients.get_mut(client)) else {
             return false;
         };
-        let Some(flight) = &mut client.flight else { return false };
-        if flight.stage == Stage::Whole {
+        if let Some(flight) = &mut client.flight
+            && flight.stage == Stage::Whole
+            && entry.expect == Expect::Bind
+        {
             flight.stage = Stage::Failed;
             return true;
         }
-        // Too late for this one; the next finds a new Parse.
-        let statement = flight.statement;
-        if let Some(statement) = statement {
-            self.unlearn(id, statement);
-        }
+        // Too late for this one, and nobody has noted which it is: whatever is asked for next
+        // finds a new Parse.
+        self.unlearn_all(id);
         false
+    }
+
+    /// Forgets the statements of a server, but for those that are being parsed.
+    fn unlearn_all(&mut self, server: ConnId) {
+        let Some(far) = self.server_ref(server) else { return };
+        let parsing = |id: &StatementId| far.parsing.iter().any(|(parsing, _)| parsing == id);
+        let known: Vec<_> = far.statements.ids().into_iter().filter(|id| !parsing(id)).collect();
+        for statement in known {
+            self.unlearn(server, statement);
+        }
     }
 
     /// Whether the `ReadyForQuery` at hand ends a flight that failed and is to start again.

@@ -137,9 +137,14 @@ impl ServerStatements {
 
     /// Forgets all of them: `DISCARD ALL`, or the server is gone. Numbers go on.
     pub fn clear(&mut self) -> Vec<StatementId> {
-        let ids = self.oldest_first().map(|entry| entry.id).collect();
+        let ids = self.ids();
         self.line = None;
         ids
+    }
+
+    /// All of them, the one that was used first in front.
+    pub fn ids(&self) -> Vec<StatementId> {
+        self.oldest_first().map(|entry| entry.id).collect()
     }
 
     /// What another lane must know to go on, and the next number. Still here until
