@@ -332,7 +332,9 @@ impl Ledger {
         }
         if tag == b'Z' {
             // Data, and their end, that were ahead of a COPY that did not start.
-            while self.due.pop_front_if(|next| next.expect == Expect::CopyEnd).is_some() {}
+            while self.due.front().is_some_and(|next| next.expect == Expect::CopyEnd) {
+                self.due.pop_front();
+            }
             self.data_ahead &= !self.due.is_empty();
         }
         Ok(Answer { entry: Some(entry), done })
