@@ -43,6 +43,10 @@ pub fn write(text: &[u8], key: &mut Vec<u8>) -> bool {
             // These are casts, and name a type.
             Token::String(raw @ [b'n' | b'N', ..]) => key.extend_from_slice(mark(raw)),
             Token::String(raw) => {
+                // `u&$$...$$` is an operator before a string, and no string with escapes.
+                if raw.first() == Some(&b'$') && key.ends_with(b"u&") {
+                    key.push(b' ');
+                }
                 key.extend_from_slice(mark(raw));
                 list.constant(key);
                 continue;
@@ -171,6 +175,7 @@ mod tests {
                 "select \"A b\", u&\"c\", b'', n'', ''",
             ),
             ("SELECT 'a' 'b', 'c'", "select '' '', ''"),
+            ("SELECT U&'a', U&$$a$$, u&$x$a$x$", "select u&'', u& '', u& ''"),
             ("SELECT 1;", "select 0;"),
         ] {
             assert_eq!(key(text), expected, "{text}");
