@@ -359,7 +359,6 @@ mod tests {
         told || !trial.said_to(client).is_empty() || trial.closes(client)
     }
 
-    /// The server ended before its client could begin: seen by the rig as a read that failed.
     /// PostgreSQL commits nothing of what no Sync has ended, and neither may a Sync of ours.
     #[test]
     fn who_leaves_without_a_sync_has_committed_nothing() {
@@ -386,6 +385,7 @@ mod tests {
         }
     }
 
+    /// The server ended before its client could begin: seen by the rig as a read that failed.
     #[test]
     fn who_has_said_nothing_yet_waits_for_another_server() {
         for says in [false, true] {
