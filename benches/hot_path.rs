@@ -7,6 +7,7 @@ use pgring_benches::stage::Stage;
 use pgring_logic::classify::cache::Cache;
 use pgring_logic::classify::classify;
 use pgring_logic::hints;
+use pgring_logic::memo::Memo;
 use pgring_logic::metrics::Histogram;
 use pgring_logic::prepared::{ClientStatements, ServerName, ServerStatements, Texts};
 use pgring_logic::time::Duration;
@@ -144,6 +145,19 @@ fn classes(bench: &Bench) {
             cache.classify(black_box(&texts[at]))
         });
     }
+    let (mut memo, mut cache) = (Memo::new(1), Cache::new(1, 1 << 24));
+    let texts: Vec<_> = (0..10).map(text).collect();
+    let mut at = 0;
+    bench.measure("hints and verdict, of 10", 1, || {
+        at = (at + 7) % 10;
+        let text = black_box(&texts[at]);
+        let known = memo.mark(text);
+        let verdict = cache.verdict(text, known, 1, |_| true);
+        if cache.last() != known {
+            memo.note(text, cache.last());
+        }
+        (memo.scan(text), verdict)
+    });
     let text = text(1);
     bench.measure("parsed", 1, || classify(black_box(&text)));
 }

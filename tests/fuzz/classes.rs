@@ -4,13 +4,17 @@
 //! 2. A text of the same key is of the same class, so that a cache by keys tells no lies: the key
 //!    itself, being a statement, is one; other constants in the text make others.
 //! 3. What reads goes on reading behind a comment, and a second statement ends that.
+//! 4. Texts that a memo takes for one have the same key and the same hints.
 
 use pgring_logic::classify::cache::Cache;
 use pgring_logic::classify::{Class, Reason, classify as class_of, key};
+use pgring_logic::hints::scan;
 use pgring_logic::lexer::{Lexer, Token};
+use pgring_logic::memo::Memo;
 
 /// Any statement.
 pub fn classify(data: &[u8]) {
+    remembered(data, &with_other_constants(data));
     let class = class_of(data);
     let mut same = Vec::new();
     let unambiguous = key::write(data, &mut same);
@@ -30,6 +34,22 @@ pub fn classify(data: &[u8]) {
         let two = class_of(&[data, b"\n;select 1; drop table t"].concat());
         let ended = [Reason::Multiple, Reason::Long].map(Class::Primary);
         assert!(ended.contains(&two), "{two:?} for two statements");
+    }
+}
+
+/// What a memo says of a text behind another, and where it keeps its class.
+fn remembered(text: &[u8], other: &[u8]) {
+    let (mut memo, mut cache) = (Memo::new(1), Cache::new(1, 1 << 16));
+    cache.verdict(b"select", None, 1, |_| true);
+    assert_eq!(memo.scan(text), scan(text));
+    memo.note(text, cache.last());
+    assert_eq!(memo.scan(other), scan(other), "{}", other.escape_ascii());
+    if text != other && memo.mark(other).is_some() {
+        let keys = [text, other].map(|text| {
+            let mut key = Vec::new();
+            (key::write(text, &mut key), key)
+        });
+        assert_eq!(keys[0], keys[1], "{}", other.escape_ascii());
     }
 }
 

@@ -11,7 +11,6 @@ use crate::lexer::{Lexer, Token};
 use core::ops::{BitOr, BitOrAssign};
 
 mod deallocate;
-pub mod memo;
 mod names;
 mod parameters;
 

@@ -15,6 +15,7 @@ use std::borrow::Cow;
 
 mod class;
 mod number;
+pub mod shape;
 
 /// A piece of an SQL text.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -30,6 +30,7 @@ pub mod topology;
 // Floor 3. Facts.
 pub mod catalog;
 pub mod config;
+pub mod memo;
 pub mod parcel;
 pub mod record;
 pub mod route;

@@ -137,17 +137,24 @@ impl Cache {
     }
 
     /// What is to be done with `text` by this edition of what names mean: `judge` says of a read
-    /// whether it is one indeed, and is asked once for each edition.
+    /// whether it is one indeed, and is asked once for each edition. Whoever knows where a text of
+    /// its key was kept says so; if it still is, its key need not be found.
     pub fn verdict(
         &mut self,
         text: &[u8],
+        known: Option<Mark>,
         edition: u64,
         judge: impl FnOnce(&super::Names) -> bool,
     ) -> Verdict {
-        let mut scratch = core::mem::take(&mut self.scratch);
-        scratch.clear();
-        let found = self.find(text, &mut scratch);
-        self.scratch = scratch;
+        let found = if let Some(index) = known.and_then(|mark| self.kept(mark)) {
+            Ok(index)
+        } else {
+            let mut scratch = core::mem::take(&mut self.scratch);
+            scratch.clear();
+            let found = self.find(text, &mut scratch);
+            self.scratch = scratch;
+            found
+        };
         let entry = found.as_ref().ok().and_then(|index| self.entries[*index].as_ref());
         self.last = found.as_ref().ok().zip(entry).and_then(|(&index, entry)| {
             Some(Mark { index: u32::try_from(index).ok()?, stamp: entry.stamp })
@@ -199,6 +206,11 @@ impl Cache {
         }
     }
 
+    /// Where the text that a verdict was last asked for is kept, until it is taken.
+    pub fn last(&self) -> Option<Mark> {
+        self.last
+    }
+
     /// The text that a verdict was last asked for, if it is kept; once.
     pub fn take_last(&mut self) -> Option<Mark> {
         self.last.take()
@@ -219,6 +231,14 @@ impl Cache {
         if let Some(tally) = self.tally(mark) {
             tally.time += time;
         }
+    }
+
+    /// What stands there, if it is what stood there; it is needed once more.
+    fn kept(&mut self, mark: Mark) -> Option<usize> {
+        let index = mark.index as usize;
+        let entry = self.entries.get_mut(index)?.as_mut()?;
+        entry.used |= entry.stamp == mark.stamp;
+        (entry.stamp == mark.stamp).then_some(index)
     }
 
     fn tally(&mut self, mark: Mark) -> Option<&mut Tally> {
@@ -357,7 +377,7 @@ mod tests {
         let mut cache = Cache::new(3, 1 << 20);
         let mut asked = 0;
         let mut verdict = |cache: &mut Cache, edition, reads| {
-            cache.verdict(b"SELECT f(1)", edition, |_| {
+            cache.verdict(b"SELECT f(1)", None, edition, |_| {
                 asked += 1;
                 reads
             })
@@ -377,7 +397,7 @@ mod tests {
         let mut cache = Cache::new(3, 2 * (ENTRY_BYTES + 64));
         let database: Arc<str> = "app".into();
         let mark = |cache: &mut Cache, text: &str| {
-            cache.verdict(text.as_bytes(), 1, |_| true);
+            cache.verdict(text.as_bytes(), None, 1, |_| true);
             cache.take_last().expect("it is kept")
         };
         let one = mark(&mut cache, "SELECT a FROM t WHERE b = 1");

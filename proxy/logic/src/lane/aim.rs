@@ -285,13 +285,18 @@ impl Lane {
             // In some encodings a backslash is half a letter.
             return Aim::Primary { defines: Reason::Encoding.may_define(text) };
         }
-        let catalog = self.pools[home].catalog.clone();
-        let edition = catalog.as_ref().map_or(0, |catalog| catalog.version());
-        // Without a catalog nothing is a read.
         let strict = self.pools[home].database.routing.consistency == Consistency::Strict;
-        let judge = |names: &_| catalog.is_some_and(|catalog| catalog.judge(names).is_none());
         let asked = hint(text).or_else(|| self.asked_by_session(id, home));
-        match self.verdicts.verdict(text, edition, judge) {
+        // Without a catalog nothing is a read.
+        let catalog = self.pools[home].catalog.as_ref();
+        let edition = catalog.map_or(0, |catalog| catalog.version());
+        let judge = |names: &_| catalog.is_some_and(|catalog| catalog.judge(names).is_none());
+        let known = self.memo.mark(text);
+        let verdict = self.verdicts.verdict(text, known, edition, judge);
+        if self.verdicts.last() != known {
+            self.memo.note(text, self.verdicts.last());
+        }
+        match verdict {
             Verdict::Read | Verdict::Begin { .. } if asked == Some(Hint::Primary) => Aim::Quiet,
             // Each of its statements is a read of its own.
             Verdict::Begin { .. } if strict => Aim::Quiet,
