@@ -1,15 +1,16 @@
 //! Which replica a read goes to, and what becomes of it where there is none.
 
 use crate::action::Action;
-use crate::config::Fallback;
+use crate::config::{Database, Fallback};
 use crate::id::ConnId;
-use crate::lane::place::{NOWHERE, primary};
+use crate::lane::place::{NOWHERE, must_show, primary};
 use crate::lane::pool::Pool;
 use crate::lane::{Lane, Out};
 use crate::mail::Mail;
 use crate::route::{Load, Wish, choose, share};
 use crate::time::{Duration, Instant};
-use crate::topology::{Lsn, Role};
+use crate::topology::gate::Gate;
+use crate::topology::{Lsn, Role, Standing, Topology};
 use pgring_wire::backend::sqlstate;
 use std::sync::Arc;
 
@@ -29,6 +30,37 @@ pub(super) enum Fit {
     Unknown,
     /// No replica at all.
     Nobody,
+}
+
+/// The replicas that a read may go to, in the order of their names.
+struct Choice {
+    loads: [Load; REPLICAS_MAX],
+    pools: [usize; REPLICAS_MAX],
+    near: [bool; REPLICAS_MAX],
+    /// It does not come and go.
+    steady: [bool; REPLICAS_MAX],
+    count: usize,
+    /// There are others that have not replayed enough.
+    behind: bool,
+    /// There are others that are paused.
+    paused: bool,
+    /// There are others that have no pool yet.
+    new: bool,
+}
+
+impl Choice {
+    const fn new(home: usize) -> Self {
+        Self {
+            loads: [Load { waiting: 0, latency: Duration::ZERO, weight: 0 }; REPLICAS_MAX],
+            pools: [home; REPLICAS_MAX],
+            near: [false; REPLICAS_MAX],
+            steady: [true; REPLICAS_MAX],
+            count: 0,
+            behind: false,
+            paused: false,
+            new: false,
+        }
+    }
 }
 
 /// Where a read goes.
@@ -85,57 +117,18 @@ impl Lane {
         without: Option<usize>,
         actions: &mut Out,
     ) -> Fit {
-        let database = Arc::clone(&self.pools[home].database);
-        let routing = &database.routing;
-        let (lag_bytes_max, lag_max) = (routing.lag_bytes_max as u64, routing.lag_max);
-        let topology = Arc::clone(&self.topology);
-        let Some(standings) = topology.clusters.get(&*database.cluster.name) else {
-            return Fit::Unknown;
-        };
-        let gate = database.cluster.failover.as_ref();
-        let gate = gate.map(|_| topology.gate(&database.cluster.name));
-        let told = self.told_by_session(id);
-        let lsn = self.must_show(id, home, told, (standings, gate));
-        // What a session has been told and cannot be read, or come, is not waited for.
-        let comes = told < NOWHERE && primary(standings, gate).is_some();
-        let wish = Wish { lsn, lag_bytes_max, lag_max };
-        let mut loads = [Load::default(); REPLICAS_MAX];
-        let mut pools = [home; REPLICAS_MAX];
-        let mut near = [false; REPLICAS_MAX];
-        let mut damped = [false; REPLICAS_MAX];
-        let mut count = 0;
-        let (mut behind, mut paused) = (false, false);
-        for (node, standing) in standings {
-            if count == REPLICAS_MAX {
-                break;
-            }
-            let hidden = gate.is_some_and(|gate| gate.hides(node));
-            if standing.role != Role::Standby || standing.weight == 0 || hidden {
-                continue;
-            }
-            if !wish.is_granted_by(standing) {
-                behind |= Wish { lsn: Lsn(0), ..wish }.is_granted_by(standing);
-                continue;
-            }
-            let pool = self.replica_pool(home, node);
-            let rank = &self.pools[pool];
-            paused |= rank.paused;
-            if rank.retry_at.is_some_and(|at| now < at) || rank.paused || without == Some(pool) {
-                continue;
-            }
-            let weight = share(standing.weight, now.since(standing.since), routing.slow_start);
-            let weight = weight.div_ceil(standing.health.verdict.handicap());
-            damped[count] = standing.health.damped;
-            (pools[count], loads[count]) = (pool, load(now, rank, weight));
-            near[count] = !routing.zone.is_empty() && *standing.zone == *routing.zone;
-            count += 1;
+        let Some((wish, comes)) = self.wish(id, home) else { return Fit::Unknown };
+        let mut choice = self.choice(now, home, without, wish);
+        if choice.new {
+            self.make_replica_pools(home, wish);
+            choice = self.choice(now, home, without, wish);
         }
+        let Choice { mut loads, pools, near, steady, count, behind, paused, .. } = choice;
         if behind && now.since(self.behind_told) >= BEHIND {
             self.behind_told = now;
             actions.push(Action::Tell(Box::new(Mail::Behind)));
         }
         // Where none comes and goes, and none is near, all are as good.
-        let steady = damped.map(|damped| !damped);
         for better in [steady, near] {
             let some =
                 loads[..count].iter().zip(better).any(|(it, better)| better && it.weight > 0);
@@ -148,6 +141,59 @@ impl Lane {
             None if behind || paused => Fit::Unknown,
             None => Fit::Nobody,
         }
+    }
+
+    /// What a read of this client asks of a replica, and whether that is waited for: what a session
+    /// has been told and cannot be read, or come, is not. None where nobody knows what there is.
+    fn wish(&mut self, id: ConnId, home: usize) -> Option<(Wish, bool)> {
+        let database = &self.pools[home].database;
+        let standings = self.topology.clusters.get(&*database.cluster.name)?;
+        let told = self.told_by_session(id);
+        let gate = gate(&self.topology, database);
+        let comes = told < NOWHERE && primary(standings, gate).is_some();
+        let client = self.clients.get_mut(id)?;
+        let lsn = must_show(client, database, told, (standings, gate));
+        let (lag_bytes_max, lag_max) =
+            (database.routing.lag_bytes_max as u64, database.routing.lag_max);
+        Some((Wish { lsn, lag_bytes_max, lag_max }, comes))
+    }
+
+    /// The replicas there are for a read that asks for this.
+    fn choice(&self, now: Instant, home: usize, without: Option<usize>, wish: Wish) -> Choice {
+        let mut choice = Choice::new(home);
+        let rank = &self.pools[home];
+        let routing = &rank.database.routing;
+        let gate = gate(&self.topology, &rank.database);
+        let standings = self.topology.clusters.get(&*rank.database.cluster.name);
+        for (node, standing) in standings.into_iter().flatten() {
+            if choice.count == REPLICAS_MAX {
+                break;
+            }
+            if !reads(standing) || gate.is_some_and(|gate| gate.hides(node)) {
+                continue;
+            }
+            if !wish.is_granted_by(standing) {
+                choice.behind |= Wish { lsn: Lsn(0), ..wish }.is_granted_by(standing);
+                continue;
+            }
+            let Some(pool) = self.replica_pool(home, node) else {
+                choice.new = true;
+                continue;
+            };
+            let rank = &self.pools[pool];
+            choice.paused |= rank.paused;
+            if rank.retry_at.is_some_and(|at| now < at) || rank.paused || without == Some(pool) {
+                continue;
+            }
+            let weight = share(standing.weight, now.since(standing.since), routing.slow_start);
+            let weight = weight.div_ceil(standing.health.verdict.handicap());
+            let at = choice.count;
+            choice.steady[at] = !standing.health.damped;
+            (choice.pools[at], choice.loads[at]) = (pool, load(now, rank, weight));
+            choice.near[at] = !routing.zone.is_empty() && *standing.zone == *routing.zone;
+            choice.count += 1;
+        }
+        choice
     }
 
     /// The configuration has changed: whoever waits begins anew.
@@ -167,20 +213,44 @@ impl Lane {
         }
     }
 
-    /// The pool of a replica's servers for the clients of `home`; made if it is new.
-    fn replica_pool(&mut self, home: usize, node: &Arc<str>) -> usize {
-        let rank = &self.pools[home];
-        let known = rank.replicas.iter().find(|(name, _)| name == node).map(|(_, pool)| *pool);
-        if let Some(pool) = known.filter(|pool| !self.pools[*pool].removed) {
-            return pool;
-        }
-        let (key, database) = (rank.key.on(node), Arc::clone(&rank.database));
-        let pool = self.pool_by_key(&key, &database);
-        let replicas = &mut self.pools[home].replicas;
-        replicas.retain(|(name, _)| name != node);
-        replicas.push((Arc::clone(node), pool));
-        pool
+    /// The pool of a replica's servers for the clients of `home`, if there is one.
+    fn replica_pool(&self, home: usize, node: &str) -> Option<usize> {
+        let mut known = self.pools[home].replicas.iter();
+        let pool = known.find(|(name, _)| **name == *node).map(|(_, pool)| *pool)?;
+        (!self.pools[pool].removed).then_some(pool)
     }
+
+    /// Each replica that may be chosen has one from now on.
+    #[cold]
+    fn make_replica_pools(&mut self, home: usize, wish: Wish) {
+        let database = Arc::clone(&self.pools[home].database);
+        let topology = Arc::clone(&self.topology);
+        let gate = gate(&topology, &database);
+        for (node, standing) in topology.clusters.get(&*database.cluster.name).into_iter().flatten()
+        {
+            let fits = reads(standing) && wish.is_granted_by(standing);
+            let hidden = gate.is_some_and(|gate| gate.hides(node));
+            if !fits || hidden || self.replica_pool(home, node).is_some() {
+                continue;
+            }
+            let key = self.pools[home].key.on(node);
+            let pool = self.pool_by_key(&key, &database);
+            let replicas = &mut self.pools[home].replicas;
+            replicas.retain(|(name, _)| name != node);
+            replicas.push((Arc::clone(node), pool));
+        }
+    }
+}
+
+/// The gate of a database's cluster, if it is one that fails over.
+fn gate<'t>(topology: &'t Topology, database: &Database) -> Option<&'t Gate> {
+    database.cluster.failover.as_ref()?;
+    Some(topology.gate(&database.cluster.name))
+}
+
+/// Whether a node takes reads at all.
+fn reads(standing: &Standing) -> bool {
+    standing.role == Role::Standby && standing.weight > 0
 }
 
 fn load(now: Instant, rank: &Pool, weight: u32) -> Load {

@@ -4,9 +4,10 @@
 //! monitor next finds the primary is behind it, and soon enough: until then no standby is known to
 //! have replayed it either. So a commit costs nothing.
 
-use crate::config::Consistency;
+use crate::config::{Consistency, Database};
 use crate::hints::Hints;
 use crate::id::ConnId;
+use crate::lane::client::Client;
 use crate::lane::{Lane, Out};
 use crate::ledger::Ledger;
 use crate::time::Instant;
@@ -33,36 +34,6 @@ impl Lane {
         if defines && self.is_routed(home) {
             self.catalog_changed(home, actions);
         }
-    }
-
-    /// The place that a read of this client must show, which has been `told` another.
-    pub(super) fn must_show(
-        &mut self,
-        id: ConnId,
-        home: usize,
-        told: Lsn,
-        (standings, gate): (&Standings, Option<&Gate>),
-    ) -> Lsn {
-        let primary = primary(standings, gate);
-        let cluster = &self.pools[home].database.cluster;
-        let Some(client) = self.clients.get_mut(id) else { return NOWHERE };
-        let everybody = match self.pools[home].database.routing.consistency {
-            Consistency::Eventual => return told,
-            Consistency::Session => Lsn(0),
-            Consistency::Strict => match primary {
-                Some(it) if cluster.horizon.is_behind(it.asked, it.lost) => it.end,
-                // Asked since the read came: behind all that was told of before it, by anybody.
-                Some(it) if client.behind_since.is_some_and(|since| it.asked > since) => it.end,
-                Some(_) | None => NOWHERE,
-            },
-        };
-        if client.committed > Instant::START {
-            let committed = client.committed;
-            let Some(primary) = primary.filter(|it| it.asked > committed) else { return NOWHERE };
-            client.lsn = client.lsn.max(primary.end);
-            client.committed = Instant::START;
-        }
-        client.lsn.max(everybody).max(told)
     }
 
     /// What a client's reads must show by its own word, `SET pgring.min_lsn`: a place that it has
@@ -155,6 +126,33 @@ impl Lane {
             commit.end(Instant::START);
         }
     }
+}
+
+/// The place that a read of this client must show, which has been `told` another.
+pub(super) fn must_show(
+    client: &mut Client,
+    database: &Database,
+    told: Lsn,
+    (standings, gate): (&Standings, Option<&Gate>),
+) -> Lsn {
+    let primary = primary(standings, gate);
+    let everybody = match database.routing.consistency {
+        Consistency::Eventual => return told,
+        Consistency::Session => Lsn(0),
+        Consistency::Strict => match primary {
+            Some(it) if database.cluster.horizon.is_behind(it.asked, it.lost) => it.end,
+            // Asked since the read came: behind all that was told of before it, by anybody.
+            Some(it) if client.behind_since.is_some_and(|since| it.asked > since) => it.end,
+            Some(_) | None => NOWHERE,
+        },
+    };
+    if client.committed > Instant::START {
+        let committed = client.committed;
+        let Some(primary) = primary.filter(|it| it.asked > committed) else { return NOWHERE };
+        client.lsn = client.lsn.max(primary.end);
+        client.committed = Instant::START;
+    }
+    client.lsn.max(everybody).max(told)
 }
 
 /// The primary, if there is exactly one; where there is a gate, the one it is open to.
