@@ -184,13 +184,16 @@ impl Lane {
                 self.look(now, id, head.tag, body, whose, actions);
             }
             Err(_) if head.tag == b'E' => {
-                // Nobody asked: the server is about to end the connection and says why.
-                let parting = self.is_parting(id, body);
+                // Nobody asked: the server is about to end the connection and says why. If that is
+                // nothing to its client, what that says next must not go there any more.
+                if self.is_parting(id, body) {
+                    return self.server_lost(now, id, "the connection was closed", actions);
+                }
                 let Some(far) = self.server_mut(id) else { return };
                 far.left = head.total() - shown.len();
-                far.forward = !parting;
+                far.forward = true;
                 far.unfit = true;
-                let to = far.client.filter(|_| !parting);
+                let to = far.client;
                 if to.is_some() {
                     far.note_error(body, true);
                 }

@@ -200,6 +200,26 @@ fn who_was_told_that_its_session_has_ended_does_not_go_on() {
     }
 }
 
+/// Between the last word of the standby and its end. It has only read: its COMMIT needs no server.
+#[test]
+fn what_is_said_behind_a_last_word_that_nobody_has_heard_does_not_go_there() {
+    for (code, next) in [("57P01", query("COMMIT")), ("40001", query("SELECT 1"))] {
+        let (mut trial, standby) = reading();
+        let mut last = Vec::new();
+        say::error(&mut last, &ErrorText::fatal(code, "as the test wants it"));
+        trial.receives(standby, &last);
+        assert_eq!(trial.forwards_to(trial.client), 0);
+        assert!(trial.closes(standby), "nobody gets it any more");
+        trial.client_says(&next);
+        assert_eq!(trial.forwards_to(standby), 0, "{code}");
+        let ends = trial.said_to(trial.client) == b"C\0\0\0\x0bCOMMIT\0Z\0\0\0\x05I";
+        let begins = trial.said_to(trial.server) == query("BEGIN");
+        assert!(if code == "57P01" { ends } else { begins }, "{code}");
+        trial.happens(Event::Ended { conn: standby });
+        assert!(!trial.closes(trial.client));
+    }
+}
+
 /// The same, whose second read has failed.
 fn failed() -> (Trial, ConnId) {
     let (mut trial, standby) = reading();
