@@ -1,0 +1,106 @@
+//! How clients and servers leave, and who hears what of it.
+
+use super::GRANTS_MAX;
+use crate::id::ConnId;
+use crate::lane::trial::{ANSWERED, Trial, has_error, query};
+use crate::mail::{Entrance, Event};
+use pgring_wire::backend::write::{self, ErrorText};
+use pgring_wire::client::write as ask;
+
+/// A client whose turn has come, and the server it may have.
+fn granted() -> (Trial, ConnId) {
+    let mut trial = Trial::start("pool.size = 1\n");
+    let server = trial.server;
+    let other = trial.enter(Entrance::default());
+    trial.receives(other, &query("SELECT 1"));
+    assert_eq!(trial.client_says(&query(STATEMENT)), 0, "it waits");
+    // The first answers a query of pgring's own.
+    trial.receives(server, &ANSWERED.repeat(2));
+    assert!(trial.is_resumed(), "its turn has come");
+    (trial, server)
+}
+
+const STATEMENT: &str = "INSERT INTO t VALUES (1)";
+
+/// A server ends, with a last word or without; whether its client is told.
+fn ends(trial: &mut Trial, server: ConnId, says: bool) -> bool {
+    if says {
+        let mut last = Vec::new();
+        write::error(&mut last, &ErrorText::fatal("57P01", "unexpected postmaster exit"));
+        trial.receives(server, &last);
+    }
+    let client = trial.client;
+    let told = trial.said_to(client).len() + trial.forwards_to(client) > 0;
+    trial.happens(Event::Ended { conn: server });
+    told || !trial.said_to(client).is_empty() || trial.closes(client)
+}
+
+/// PostgreSQL commits nothing of what no Sync has ended, and neither may a Sync of ours.
+#[test]
+fn who_leaves_without_a_sync_has_committed_nothing() {
+    for mode in ["transaction", "session"] {
+        for polite in [false, true] {
+            let mut trial = Trial::start(&format!("pool.mode = \"{mode}\""));
+            let mut said = Vec::new();
+            ask::parse(&mut said, b"", b"INSERT INTO t VALUES (1)\0\0\0").expect("short");
+            ask::bind(&mut said, b"", b"");
+            ask::execute(&mut said, b"");
+            if polite {
+                ask::terminate(&mut said);
+            }
+            trial.client_says(&said);
+            if !polite {
+                trial.client_ends();
+            }
+            let told = trial.said_to(trial.server);
+            let mut sync = Vec::new();
+            ask::sync(&mut sync);
+            let ends = [query("ROLLBACK"), sync].concat();
+            assert!(told.ends_with(&ends), "{mode}, {polite}: {}", told.escape_ascii());
+        }
+    }
+}
+
+/// The server ended before its client could begin: seen by the rig as a read that failed.
+#[test]
+fn who_has_said_nothing_yet_waits_for_another_server() {
+    for says in [false, true] {
+        let (mut trial, server) = granted();
+        assert!(!ends(&mut trial, server, says));
+        assert_eq!(trial.client_says(&query(STATEMENT)), 0, "it waits again");
+        let server = trial.open(0, "off");
+        assert!(trial.is_resumed());
+        let said = query(STATEMENT);
+        assert_eq!(trial.client_says(&said), said.len());
+        assert_eq!(trial.forwards_to(server), said.len());
+        assert!(ends(&mut trial, server, says), "now it has");
+    }
+}
+
+#[test]
+fn nobody_waits_anew_without_end() {
+    let (mut trial, mut server) = granted();
+    for _ in 0..GRANTS_MAX {
+        assert!(!ends(&mut trial, server, false));
+        assert_eq!(trial.client_says(&query(STATEMENT)), 0);
+        server = trial.open(0, "off");
+    }
+    assert!(ends(&mut trial, server, false));
+}
+
+/// A server that dies while it is given its client's parameters says so to pgring alone, and
+/// the client was closed without a word: seen by the rig, whose primary was killed.
+#[test]
+fn a_last_word_that_a_client_has_not_heard_is_not_its_last() {
+    let mut trial = Trial::start("");
+    let (client, server) = (trial.client, trial.server);
+    let other = trial.enter(Entrance::default());
+    trial.with_lane(|lane, _, _| lane.server_mut(server).expect("it").touched = Some(other));
+    trial.client_says(&query("INSERT INTO t VALUES (1)"));
+    let mut last = Vec::new();
+    write::error(&mut last, &ErrorText::fatal("57P01", "unexpected postmaster exit"));
+    trial.receives(server, &last);
+    trial.happens(Event::Ended { conn: server });
+    assert!(has_error(&trial.said_to(client), "08007"), "its statement may have been sent");
+    assert!(trial.closes(client));
+}
