@@ -225,6 +225,8 @@ impl Lane {
     pub fn handle(&mut self, now: Instant, event: Event, actions: &mut Out) {
         match event {
             Event::Connected { conn } => self.connected(now, conn, actions),
+            // It may be listening still.
+            Event::Ended { conn } if self.is_owed(conn) => {}
             Event::Ended { conn } => self.ended(now, conn, "the connection was closed", actions),
             Event::Failed { conn, reason } => self.ended(now, conn, &reason, actions),
             Event::Stalled { conn, quiet } => self.stalled(now, conn, quiet, actions),

@@ -258,10 +258,7 @@ impl Lane {
                     return self.violated(now, id, reason, body, actions);
                 }
             },
-            b'G' if self.server_ref(id).is_some_and(|far| far.client.is_none()) => {
-                // Nobody is left to send the data.
-                return self.close_server(now, id, actions);
-            }
+            b'G' if self.is_left_copying(now, id, actions) => return,
             b'E' => self.erred(id, body, whose, actions),
             b'C' => self.completed(id, body, whose),
             b'D' => self.row(id, body, whose),

@@ -18,16 +18,23 @@ const GRANTS_MAX: u8 = 3;
 impl Lane {
     /// A client says goodbye: what it asked for before is answered first.
     pub(super) fn terminate(&mut self, now: Instant, id: ConnId, actions: &mut Out) {
-        let Some(client) = self.clients.get_mut(id) else { return };
-        client.goodbye = true;
-        let server = client.server.and_then(|server| self.server_ref(server));
-        let answers = |far: &Server| {
-            far.ledger.is_waiting() && !far.ledger.is_unsynced() && !far.ledger.is_copying_in()
-        };
-        if server.is_some_and(answers) {
-            return;
+        if let Some(client) = self.clients.get_mut(id) {
+            client.goodbye = true;
         }
-        self.client_parted(now, id, CloseMode::Flush, actions);
+        if !self.is_owed(id) {
+            self.client_parted(now, id, CloseMode::Flush, actions);
+        }
+    }
+
+    /// Whether a client has said goodbye, and what it said before is yet to be answered.
+    pub(super) fn is_owed(&self, id: ConnId) -> bool {
+        let Some(client) = self.clients.get(id).filter(|client| client.goodbye) else {
+            return false;
+        };
+        let server = client.server.and_then(|server| self.server_ref(server));
+        server.is_some_and(|far| {
+            far.ledger.is_waiting() && !far.ledger.is_unsynced() && !far.ledger.is_copying_in()
+        })
     }
 
     /// A client has vanished, or is sent away: what it left running is cancelled.
@@ -109,6 +116,29 @@ impl Lane {
             .is_some_and(|far| far.ledger.is_copying_in() || copies && far.ledger.is_waiting());
         let closes = partial || raw || copying;
         self.abandon(now, server, (closes, dirty || session, cancel), actions);
+    }
+
+    /// A server waits for the data of a COPY. Tells whether nobody is left to send them: then it is
+    /// closed.
+    #[cold]
+    pub(super) fn is_left_copying(
+        &mut self,
+        now: Instant,
+        server: ConnId,
+        actions: &mut Out,
+    ) -> bool {
+        let Some(far) = self.server_ref(server) else { return false };
+        let Some(client) = far.client else {
+            self.close_server(now, server, actions);
+            return true;
+        };
+        // Whoever has said goodbye may have sent them ahead.
+        let waits = far.ledger.is_copying_in();
+        let left = waits && self.clients.get(client).is_some_and(|client| client.goodbye);
+        if left {
+            self.client_parted(now, client, CloseMode::Flush, actions);
+        }
+        left
     }
 
     /// Closes a server that nobody uses. Its place in the budget is used again or given back.

@@ -1,9 +1,10 @@
 //! How clients and servers leave, and who hears what of it.
 
 use super::GRANTS_MAX;
+use crate::action::{Action, CloseMode};
 use crate::id::ConnId;
 use crate::lane::trial::{ANSWERED, Trial, has_error, query};
-use crate::mail::{Entrance, Event};
+use crate::mail::{Entrance, Event, Mail};
 use pgring_wire::backend::write::{self, ErrorText};
 use pgring_wire::client::write as ask;
 
@@ -18,6 +19,14 @@ fn granted() -> (Trial, ConnId) {
     trial.receives(server, &ANSWERED.repeat(2));
     assert!(trial.is_resumed(), "its turn has come");
     (trial, server)
+}
+
+/// A server that has nothing to be told of its client's session.
+fn settled() -> Trial {
+    let mut trial = Trial::start("");
+    trial.client_says(&query("SELECT 0"));
+    trial.server_says(&ANSWERED.repeat(2));
+    trial
 }
 
 const STATEMENT: &str = "INSERT INTO t VALUES (1)";
@@ -74,6 +83,49 @@ fn who_has_said_nothing_yet_waits_for_another_server() {
         assert_eq!(trial.client_says(&said), said.len());
         assert_eq!(trial.forwards_to(server), said.len());
         assert!(ends(&mut trial, server, says), "now it has");
+    }
+}
+
+/// As PostgreSQL does: it may have shut its socket for sending only.
+#[test]
+fn who_says_goodbye_and_no_more_hears_what_it_has_asked_for() {
+    for fails in [false, true] {
+        let mut trial = settled();
+        let mut said = query("SELECT 1");
+        ask::terminate(&mut said);
+        trial.client_says(&said);
+        if fails {
+            trial.happens(Event::Failed { conn: trial.client, reason: "reset".to_owned() });
+            assert!(trial.closes(trial.client), "it hears nothing any more");
+            continue;
+        }
+        trial.client_ends();
+        assert!(!trial.closes(trial.client));
+        trial.server_says(ANSWERED);
+        assert_eq!(trial.forwards_to(trial.client), ANSWERED.len());
+        let closes = |action: &Action<Mail>| {
+            let flushed = CloseMode::Flush;
+            matches!(action, Action::Close { conn, mode }
+                if (*conn, *mode) == (trial.client, flushed))
+        };
+        assert!(trial.asked().list.iter().any(closes));
+        assert_eq!(trial.lane.idle_servers(), 1);
+    }
+}
+
+/// Nobody will send the data.
+#[test]
+fn a_copy_that_begins_behind_a_goodbye_ends_with_its_server() {
+    for ends in [false, true] {
+        let mut trial = settled();
+        let mut said = query("COPY t FROM STDIN");
+        ask::terminate(&mut said);
+        trial.client_says(&said);
+        if ends {
+            trial.client_ends();
+        }
+        trial.server_says(b"G\0\0\0\x07\0\0\0");
+        assert!(trial.closes(trial.client) && trial.closes(trial.server), "ends: {ends}");
     }
 }
 
