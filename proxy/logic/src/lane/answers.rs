@@ -319,6 +319,9 @@ impl Lane {
         if self.is_refused(id, body) {
             return self.refuse_transaction(now, id, actions);
         }
+        if self.leaves_unsynced(now, id, actions) {
+            return;
+        }
         self.tell(id, actions);
     }
 

@@ -33,8 +33,29 @@ impl Lane {
         };
         let server = client.server.and_then(|server| self.server_ref(server));
         server.is_some_and(|far| {
-            far.ledger.is_waiting() && !far.ledger.is_unsynced() && !far.ledger.is_copying_in()
+            // Of what no Sync has ended nobody is owed anything.
+            let ends = far.ledger.is_waiting() && !far.ledger.is_unsynced();
+            (ends || far.ledger.is_exchanging()) && !far.ledger.is_copying_in()
         })
+    }
+
+    /// An exchange with a client is complete. Tells whether it has said goodbye in the middle of
+    /// the next one, of which nothing is to last: then it leaves.
+    pub(super) fn leaves_unsynced(
+        &mut self,
+        now: Instant,
+        server: ConnId,
+        actions: &mut Out,
+    ) -> bool {
+        let Some(far) = self.server_ref(server).filter(|far| far.ledger.is_unsynced()) else {
+            return false;
+        };
+        let Some(id) = far.client else { return false };
+        let leaves = self.clients.get(id).is_some_and(|client| client.goodbye) && !self.is_owed(id);
+        if leaves {
+            self.client_parted(now, id, CloseMode::Flush, actions);
+        }
+        leaves
     }
 
     /// A client has vanished, or is sent away: what it left running is cancelled.

@@ -113,6 +113,37 @@ fn who_says_goodbye_and_no_more_hears_what_it_has_asked_for() {
     }
 }
 
+/// Its server may keep what it has to say to the second segment until a Sync comes.
+#[test]
+fn who_says_goodbye_within_a_segment_hears_the_answers_to_those_before_it() {
+    for ends in [false, true] {
+        let mut trial = settled();
+        let mut said = Vec::new();
+        for last in [false, true] {
+            ask::parse(&mut said, b"", b"SELECT wide()\0\0\0").expect("short");
+            ask::bind(&mut said, b"", b"");
+            ask::execute(&mut said, b"");
+            if !last {
+                ask::sync(&mut said);
+            }
+        }
+        ask::terminate(&mut said);
+        assert_eq!(trial.client_says(&said), said.len());
+        if ends {
+            trial.client_ends();
+        }
+        assert!(!trial.closes(trial.client), "ends: {ends}");
+        let first = b"1\0\0\0\x042\0\0\0\x04C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05I";
+        let cut = b"1\0\0\0\x042\0\0\0\x04D\0\0\x20\0";
+        trial.server_says(&[&first[..], cut].concat());
+        assert_eq!(trial.forwards_to(trial.client), first.len());
+        assert!(trial.closes(trial.client), "ends: {ends}");
+        let mut sync = Vec::new();
+        ask::sync(&mut sync);
+        assert_eq!(trial.said_to(trial.server), [query("ROLLBACK"), sync].concat());
+    }
+}
+
 /// Nobody will send the data.
 #[test]
 fn a_copy_that_begins_behind_a_goodbye_ends_with_its_server() {
