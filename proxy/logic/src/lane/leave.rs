@@ -32,11 +32,12 @@ impl Lane {
             return false;
         };
         let server = client.server.and_then(|server| self.server_ref(server));
-        server.is_some_and(|far| {
+        let answers = |far: &Server| {
             // Of what no Sync has ended nobody is owed anything.
             let ends = far.ledger.is_waiting() && !far.ledger.is_unsynced();
             (ends || far.ledger.is_exchanging()) && !far.ledger.is_copying_in()
-        })
+        };
+        self.is_between(id) || server.is_some_and(answers)
     }
 
     /// An exchange with a client is complete. Tells whether it has said goodbye in the middle of

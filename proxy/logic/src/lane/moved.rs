@@ -5,7 +5,7 @@
 //! before that, nothing has happened, so the segment is said again to the primary. What the client
 //! has been told already (`ParseComplete`, a `RowDescription`) it is not told twice.
 
-use crate::action::Action;
+use crate::action::{Action, CloseMode};
 use crate::id::ConnId;
 use crate::lane::balance::Fit;
 use crate::lane::leading::Leading;
@@ -316,7 +316,6 @@ impl Lane {
         let Some(client) = self.clients.get(id) else { return false };
         let reading = client.reading.as_ref();
         self.pools[pool].key.node.is_some()
-            && !client.goodbye
             && !client.is_partial()
             && reading.is_some_and(|it| matches!(it.stage, Stage::Whole | Stage::Failed))
     }
@@ -439,6 +438,9 @@ impl Lane {
         self.client_idles(now, id);
         Self::say(id, &write::ErrorText::error(code, message), actions);
         actions.write(id, |out| write::ready_for_query(out, b'I'));
+        if self.clients.get(id).is_some_and(|client| client.goodbye) {
+            self.client_parted(now, id, CloseMode::Flush, actions);
+        }
         true
     }
 }

@@ -5,6 +5,7 @@ use crate::lane::trial::standby::BEGUN;
 use crate::lane::trial::{ANSWERED, Trial, error, has_error, query};
 use crate::mail::{Entrance, Event};
 use crate::state::Parameters;
+use crate::time::Duration;
 use pgring_wire::backend::write::{self as say, ErrorText};
 use pgring_wire::client::write;
 use std::sync::Arc;
@@ -199,4 +200,63 @@ fn who_gets_the_server_of_a_read_that_has_moved_keeps_it() {
     trial.receives(standby, &[&error("40001")[..], b"Z\0\0\0\x05I"].concat());
     let server = trial.lane.clients.get(next).expect("it").server;
     assert_eq!(server, Some(standby));
+}
+
+/// A client has asked the standby what that refuses, and waits for the primary's only server, which
+/// another one has. Then it says goodbye.
+fn says_goodbye_between(settings: &str) -> (Trial, Vec<u8>) {
+    let (mut trial, standby) = Trial::routed(&format!("pool.size = 1\n{settings}"));
+    let other = trial.enter(Entrance::default());
+    assert!(trial.receives(other, &query("INSERT INTO t VALUES (1)")) > 0);
+    let call = query("SELECT 1");
+    assert_eq!(trial.client_says(&call), call.len());
+    assert_eq!(trial.forwards_to(standby), call.len());
+    trial.receives(standby, &[&error("25006")[..], b"Z\0\0\0\x05I"].concat());
+    let mut goodbye = Vec::new();
+    write::terminate(&mut goodbye);
+    trial.client_says(&goodbye);
+    assert!(!trial.closes(trial.client), "nobody has carried it out");
+    (trial, call)
+}
+
+#[test]
+fn what_moves_is_carried_out_though_its_client_has_said_goodbye() {
+    for ends in [false, true] {
+        let (mut trial, call) = says_goodbye_between("");
+        if ends {
+            trial.client_ends();
+            assert!(!trial.closes(trial.client));
+        }
+        trial.server_says(ANSWERED);
+        assert!(trial.said_to(trial.server).ends_with(&call), "ends: {ends}");
+        // A query of pgring's own is in front of it.
+        let before = if trial.said_to(trial.server).len() > call.len() { ANSWERED } else { b"" };
+        trial.server_says(&[before, ANSWERED].concat());
+        assert_eq!(trial.forwards_to(trial.client), ANSWERED.len());
+        assert!(trial.closes(trial.client));
+        assert_eq!(trial.lane.idle_servers(), 2);
+    }
+}
+
+#[test]
+fn who_has_said_goodbye_and_cannot_move_is_told_and_closed() {
+    let (mut trial, _) = says_goodbye_between("pool.query_wait_timeout = \"1s\"");
+    trial.wait(Duration::from_secs(2));
+    assert!(has_error(&trial.said_to(trial.client), "53300"));
+    assert!(trial.closes(trial.client));
+}
+
+#[test]
+fn what_is_lost_with_its_standby_is_carried_out_though_its_client_has_said_goodbye() {
+    let (mut trial, standby) = Trial::routed("");
+    let read = query("SELECT 1");
+    let mut said = read.clone();
+    write::terminate(&mut said);
+    assert_eq!(trial.client_says(&said), said.len());
+    trial.client_ends();
+    trial.happens(Event::Ended { conn: standby });
+    assert!(trial.said_to(trial.server).ends_with(&read));
+    trial.server_says(ANSWERED);
+    assert_eq!(trial.forwards_to(trial.client), ANSWERED.len());
+    assert!(trial.closes(trial.client));
 }
