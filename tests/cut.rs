@@ -3,7 +3,7 @@
 use pgring_tests::command::{at_most_minutes, say};
 use pgring_tests::dialogue::{Dialogue, await_answers};
 use pgring_tests::dice::{Dice, amount, seed};
-use pgring_tests::message::{extended, flush, sync, terminate};
+use pgring_tests::message::{extended, flush, query, sync, terminate};
 use pgring_tests::pgring::{Pgring, Settings};
 use pgring_tests::postgres::Postgres;
 use pgring_tests::probe::held;
@@ -68,6 +68,44 @@ fn who_dies_before_a_sync_has_committed_nothing() {
         }
         assert_eq!(pgring.violations(), Some(0));
     }
+}
+
+/// PostgreSQL reads what it is sent in order: the statements, the goodbye, and the end. Who leaves
+/// without a goodbye while it waits for a server has no use for it any more.
+#[test]
+fn what_is_said_before_a_goodbye_is_carried_out_however_long_it_waits() {
+    at_most_minutes(2);
+    let node = Postgres::start();
+    node.psql("CREATE TABLE parted (number int); GRANT ALL ON parted TO PUBLIC");
+    let pgring = Settings::new(&node).set("pool.size", 1).start();
+    let mut holder = Wire::login(pgring.address(), "app");
+    for (number, polite, listens) in
+        [(1, true, true), (2, true, false), (3, false, true), (4, false, false)]
+    {
+        holder.query("BEGIN");
+        let mut hasty = Wire::login(pgring.address(), "app");
+        let mut said = query(&format!("INSERT INTO parted VALUES ({number})"));
+        said.extend(query("SELECT 'told'"));
+        if polite {
+            said.extend(terminate());
+        }
+        hasty.send(&said);
+        hasty.shut();
+        let mut listener = listens.then_some(hasty);
+        if !polite && let Some(hasty) = &mut listener {
+            assert!(hasty.until_end().is_empty());
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        holder.query("COMMIT");
+        if polite && let Some(hasty) = &mut listener {
+            let tags: Vec<_> = hasty.until_end().iter().map(|message| message.tag).collect();
+            assert_eq!(tags, b"CZTDCZ");
+        }
+        // It stands in the queue behind what is still to be carried out.
+        let lasting = format!("SELECT count(*) FROM parted WHERE number = {number}");
+        assert_eq!(holder.value(&lasting), u8::from(polite).to_string(), "{number}");
+    }
+    assert_eq!(pgring.violations(), Some(0));
 }
 
 fn cut_everywhere(pgring: &Pgring, dialogues: &[Dialogue], patient: bool) {

@@ -80,6 +80,9 @@ pub trait World {
         bytes: &[u8],
         actions: &mut Actions<Mail>,
     ) -> Progress;
+    /// Whether a connection whose other end will send no more is to be shown all of `held`, which
+    /// waits for `Resume`, before its end is told.
+    fn hears_out(&self, conn: ConnId, held: &[u8]) -> bool;
     /// Tells of an event.
     fn handle(&mut self, now: Instant, event: Event, actions: &mut Actions<Mail>);
     /// When to tell of [`Event::Timeout`].
@@ -103,6 +106,10 @@ impl World for Lane {
         actions: &mut Actions<Mail>,
     ) -> Progress {
         Self::receive(self, now, conn, bytes, actions)
+    }
+
+    fn hears_out(&self, conn: ConnId, held: &[u8]) -> bool {
+        Self::hears_out(self, conn, held)
     }
 
     fn handle(&mut self, now: Instant, event: Event, actions: &mut Actions<Mail>) {

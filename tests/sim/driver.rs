@@ -214,8 +214,10 @@ impl World {
             if any {
                 self.pump(number, End::Near);
             }
-            let Some(found) = self.lanes[core].conns.get_mut(&conn) else { return };
-            if end && (found.waiting || !found.reshow) {
+            let Driver { lane, conns, .. } = &mut self.lanes[core];
+            let Some(found) = conns.get_mut(&conn) else { return };
+            let behind = end && found.waiting && lane.hears_out(conn, &found.held);
+            if end && !behind && (found.waiting || !found.reshow) {
                 found.told_end = true;
                 return self.tell_lane(core, Event::Ended { conn });
             }

@@ -23,7 +23,8 @@ pub enum Event {
         conn: ConnId,
     },
     /// The other end will send no more. All it sent before has been shown, unless the lane is
-    /// waiting with held bytes.
+    /// waiting with held bytes that it does not want to see first
+    /// ([`Lane::hears_out`](crate::lane::Lane::hears_out)).
     Ended {
         /// Which.
         conn: ConnId,

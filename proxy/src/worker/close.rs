@@ -63,7 +63,7 @@ impl<W: World> Worker<'_, W> {
         let Some(conn) = self.table.get(id) else { return };
         let silent = match conn.end {
             End::Not => false,
-            End::Finished => conn.phase == Phase::Lingering,
+            End::Finished | End::Behind => conn.phase == Phase::Lingering,
             End::Failed(_) => true,
         };
         if silent {

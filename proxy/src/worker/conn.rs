@@ -57,6 +57,8 @@ pub(super) enum End {
     Not,
     /// The peer said so.
     Finished,
+    /// The same, and the lane is shown all that came before it first, for which it waits.
+    Behind,
     /// With this error.
     Failed(i32),
 }

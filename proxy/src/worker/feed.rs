@@ -107,7 +107,8 @@ impl<W: World> Worker<'_, W> {
         let Some(conn) = self.table.get(id) else { return };
         conn.weigh();
         // The end comes after all that came before it, unless the lane does not want to see that.
-        let seen = conn.waiting || !conn.is_fresh();
+        let (fresh, leaves) = (conn.is_fresh(), conn.phase == Phase::Surrendering);
+        let seen = conn.waiting || !fresh;
         if conn.phase == Phase::Open && !conn.ended && seen {
             match conn.end {
                 // It may hold so much that no more is received, so its end is not awaited.
@@ -117,7 +118,9 @@ impl<W: World> Worker<'_, W> {
                     self.events.push_back(Event::Failed { conn: id, reason });
                 }
                 End::Not => {}
-                End::Finished => {
+                End::Behind if fresh => {}
+                End::Finished if fresh => self.hear_out(id),
+                End::Finished | End::Behind => {
                     conn.ended = true;
                     self.events.push_back(Event::Ended { conn: id });
                 }
@@ -127,12 +130,28 @@ impl<W: World> Worker<'_, W> {
                 }
             }
         }
-        let leaves = conn.phase == Phase::Surrendering;
         self.table.rest(id);
         self.arm(id);
         if leaves {
             self.try_surrender(id);
         }
+    }
+
+    /// The peer has said its last while the lane waits. Whether that is shown all that came before
+    /// or told at once is for the lane to say, who is asked once: no more will come.
+    #[cold]
+    fn hear_out(&mut self, id: ConnId) {
+        let Some(conn) = self.table.get(id) else { return };
+        let Some(busy) = &mut conn.busy else { return };
+        let data = busy.inbox.empty(&mut self.ring.buffers, &mut self.spare);
+        if self.world.hears_out(id, &data) {
+            conn.end = End::Behind;
+        } else {
+            conn.ended = true;
+            self.events.push_back(Event::Ended { conn: id });
+        }
+        let held = Chunk::Own { data, start: 0 };
+        busy.inbox.push(held, &mut self.ring.buffers, &mut self.spare);
     }
 
     /// Shows one chunk and does what the lane asks for.

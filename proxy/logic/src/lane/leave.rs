@@ -10,6 +10,7 @@ use crate::mail::Mail;
 use crate::time::Instant;
 use pgring_wire::backend::sqlstate;
 use pgring_wire::backend::write::ErrorText;
+use pgring_wire::frame::{LENGTH_MAX, header};
 use std::sync::Arc;
 
 /// So many servers may end before a client has said anything to them.
@@ -57,6 +58,24 @@ impl Lane {
             self.client_parted(now, id, CloseMode::Flush, actions);
         }
         leaves
+    }
+
+    /// What a client that waits has said and the lane has not seen is `held`, and it will say no
+    /// more. Whether all of that is to be shown before its end is told: it is, behind a goodbye.
+    /// Who has left without one has no more use for what is not begun, and others wait as well.
+    pub fn hears_out(&self, conn: ConnId, held: &[u8]) -> bool {
+        let talks = self.clients.get(conn).is_some_and(|client| match client.phase {
+            ClientPhase::Entering
+            | ClientPhase::Welcoming
+            | ClientPhase::Ready
+            | ClientPhase::Console(_) => true,
+            ClientPhase::Startup
+            | ClientPhase::Auth(_)
+            | ClientPhase::Raw
+            | ClientPhase::Cancelling
+            | ClientPhase::Gone => false,
+        });
+        talks && has_goodbye(held)
     }
 
     /// A client has vanished, or is sent away: what it left running is cancelled.
@@ -367,6 +386,18 @@ impl Lane {
             .with_hint("Whether the statement took effect is unknown: check before repeating it.");
         Self::say(client, &text.with_detail(detail), actions);
     }
+}
+
+/// Whether there is a Terminate among the messages that `bytes` begin with.
+fn has_goodbye(bytes: &[u8]) -> bool {
+    let mut rest = bytes;
+    while let Ok(Some(head)) = header(rest, LENGTH_MAX) {
+        if head.tag == b'X' {
+            return true;
+        }
+        rest = rest.get(head.total()..).unwrap_or_default();
+    }
+    false
 }
 
 /// Whether a server has given part of an answer to its client, or nobody knows.

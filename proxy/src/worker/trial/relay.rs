@@ -244,6 +244,10 @@ impl World for Relay {
         Progress { consumed: bytes.len() - rest, want: Want::More }
     }
 
+    fn hears_out(&self, _conn: ConnId, _held: &[u8]) -> bool {
+        false
+    }
+
     fn handle(&mut self, _now: Instant, event: Event, actions: &mut Actions<Mail>) {
         match event {
             Event::Connected { conn } => {

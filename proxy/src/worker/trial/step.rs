@@ -28,6 +28,9 @@ pub(super) const CLIENT: ConnId = ConnId::new(Side::Client, 0, 1);
 #[derive(Default)]
 pub(super) struct Record {
     pub(super) answers: Vec<u8>,
+    /// What the client has asked, unless it waits.
+    asked: Vec<u8>,
+    waits: bool,
     ends: Vec<ConnId>,
     closed: Vec<ConnId>,
 }
@@ -52,8 +55,16 @@ impl World for Record {
         if conn == SERVER {
             self.answers.extend_from_slice(bytes);
             actions.forward(SERVER, CLIENT, 0, bytes.len());
+        } else if self.waits {
+            return Progress { consumed: 0, want: Want::Resume };
+        } else {
+            self.asked.extend_from_slice(bytes);
         }
         Progress { consumed: bytes.len(), want: Want::More }
+    }
+
+    fn hears_out(&self, _conn: ConnId, held: &[u8]) -> bool {
+        held.ends_with(b"goodbye")
     }
 
     fn handle(&mut self, _now: Instant, event: Event, actions: &mut Actions<Mail>) {
@@ -256,6 +267,30 @@ fn who_is_not_to_be_shown_anything_is_known_to_be_gone_at_once() {
         worker.steps();
         assert_eq!(worker.world.ends, [SERVER]);
     });
+}
+
+#[test]
+fn what_waits_is_shown_before_the_end_if_the_lane_wants_to_see_it() {
+    for (said, wanted) in [("query, goodbye", true), ("query", false)] {
+        with_worker(|worker, (mut client, _server)| {
+            worker.world.waits = true;
+            worker.arm(CLIENT);
+            for part in said.split_inclusive(' ') {
+                client.write_all(part.as_bytes()).unwrap();
+                worker.steps();
+            }
+            client.shutdown(std::net::Shutdown::Write).unwrap();
+            worker.steps();
+            assert_eq!(worker.world.ends.is_empty(), wanted, "{said}");
+            worker.world.waits = false;
+            worker.actions.push(Action::Resume(CLIENT));
+            worker.perform(None);
+            worker.steps();
+            let asked = if wanted { said } else { "" };
+            assert_eq!(worker.world.asked, asked.as_bytes());
+            assert_eq!(worker.world.ends, [CLIENT]);
+        });
+    }
 }
 
 #[test]

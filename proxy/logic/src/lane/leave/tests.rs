@@ -144,6 +144,38 @@ fn who_says_goodbye_within_a_segment_hears_the_answers_to_those_before_it() {
     }
 }
 
+/// It waits for a server, and its socket is shut.
+#[test]
+fn who_waits_is_heard_out_behind_a_goodbye_and_else_has_gone() {
+    let mut trial = Trial::start("pool.size = 1");
+    let other = trial.enter(Entrance::default());
+    trial.receives(other, &query("SELECT 1"));
+    let asked = query(STATEMENT);
+    let said = |goodbye: &[u8]| [&asked[..], &asked, goodbye].concat();
+    for (held, heard) in [
+        (said(b"X\0\0\0\x04"), true),
+        (said(b""), false),
+        (said(b"Q\0\0\0\x06X"), false),
+        (said(b"Q\0\0\0\x03X\0\0\0\x04"), false),
+    ] {
+        assert_eq!(trial.client_says(&held), 0, "it waits");
+        let told = trial.lane.hears_out(trial.client, &held);
+        assert_eq!(told, heard, "{}", held.escape_ascii());
+    }
+    assert!(!trial.lane.hears_out(trial.server, &said(b"X\0\0\0\x04")));
+}
+
+/// It has said all at once, and the greeting is yet to come.
+#[test]
+fn who_is_not_greeted_yet_is_heard_out() {
+    let mut trial = Trial::start("pool.mode = \"session\"");
+    let hasty = trial.enter(Entrance::default());
+    let mut said = query(STATEMENT);
+    ask::terminate(&mut said);
+    assert_eq!(trial.receives(hasty, &said), 0, "it waits");
+    assert!(trial.lane.hears_out(hasty, &said));
+}
+
 /// Nobody will send the data.
 #[test]
 fn a_copy_that_begins_behind_a_goodbye_ends_with_its_server() {
