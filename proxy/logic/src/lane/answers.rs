@@ -182,6 +182,7 @@ impl Lane {
                     self.confirm(id, entry);
                 }
                 self.look(now, id, head.tag, body, whose, actions);
+                self.let_go(now, id, actions);
             }
             Err(_) if head.tag == b'E' => {
                 // Nobody asked: the server is about to end the connection and says why. If that is
@@ -318,9 +319,6 @@ impl Lane {
         }
         if self.is_refused(id, body) {
             return self.refuse_transaction(now, id, actions);
-        }
-        if self.leaves_unsynced(now, id, actions) {
-            return;
         }
         self.tell(id, actions);
     }

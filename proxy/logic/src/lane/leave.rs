@@ -41,23 +41,15 @@ impl Lane {
         self.is_between(id) || server.is_some_and(answers)
     }
 
-    /// An exchange with a client is complete. Tells whether it has said goodbye in the middle of
-    /// the next one, of which nothing is to last: then it leaves.
-    pub(super) fn leaves_unsynced(
-        &mut self,
-        now: Instant,
-        server: ConnId,
-        actions: &mut Out,
-    ) -> bool {
-        let Some(far) = self.server_ref(server).filter(|far| far.ledger.is_unsynced()) else {
-            return false;
-        };
-        let Some(id) = far.client else { return false };
-        let leaves = self.clients.get(id).is_some_and(|client| client.goodbye) && !self.is_owed(id);
-        if leaves {
+    /// A server has answered. If its client has said goodbye and is owed nothing more it leaves,
+    /// though the server waits for a Sync.
+    pub(super) fn let_go(&mut self, now: Instant, server: ConnId, actions: &mut Out) {
+        let unsynced = |far: &&Server| far.ledger.is_unsynced() || far.ledger.is_skipping();
+        let Some(far) = self.server_ref(server).filter(unsynced) else { return };
+        let Some(id) = far.client else { return };
+        if self.clients.get(id).is_some_and(|client| client.goodbye) && !self.is_owed(id) {
             self.client_parted(now, id, CloseMode::Flush, actions);
         }
-        leaves
     }
 
     /// What a client that waits has said and the lane has not seen is `held`, and it will say no

@@ -3,7 +3,7 @@
 use super::GRANTS_MAX;
 use crate::action::{Action, CloseMode};
 use crate::id::ConnId;
-use crate::lane::trial::{ANSWERED, Trial, has_error, query};
+use crate::lane::trial::{ANSWERED, Trial, error, has_error, query};
 use crate::mail::{Entrance, Event, Mail};
 use pgring_wire::backend::write::{self, ErrorText};
 use pgring_wire::client::write as ask;
@@ -174,6 +174,32 @@ fn who_is_not_greeted_yet_is_heard_out() {
     ask::terminate(&mut said);
     assert_eq!(trial.receives(hasty, &said), 0, "it waits");
     assert!(trial.lane.hears_out(hasty, &said));
+}
+
+/// The server skips what follows, up to a Sync that does not come.
+#[test]
+fn who_says_goodbye_behind_what_a_server_skips_is_let_go() {
+    for ends in [false, true] {
+        let mut trial = settled();
+        let mut said = Vec::new();
+        ask::parse(&mut said, b"", b"SELEKT\0\0\0").expect("short");
+        said.extend(query("SELECT 1"));
+        ask::terminate(&mut said);
+        assert_eq!(trial.client_says(&said), said.len());
+        if ends {
+            trial.client_ends();
+        }
+        assert!(!trial.closes(trial.client), "ends: {ends}");
+        let failed = error("42601");
+        trial.server_says(&failed);
+        assert_eq!(trial.forwards_to(trial.client), failed.len());
+        assert!(trial.closes(trial.client), "ends: {ends}");
+        let mut sync = Vec::new();
+        ask::sync(&mut sync);
+        assert_eq!(trial.said_to(trial.server), sync);
+        trial.server_says(b"Z\0\0\0\x05I");
+        assert_eq!(trial.lane.idle_servers(), 1);
+    }
 }
 
 /// Nobody will send the data.
