@@ -35,10 +35,6 @@ impl Lane {
             return;
         }
         let (status, pool) = (far.status, far.pool);
-        let parting = far.client.filter(|id| self.clients.get(*id).is_some_and(|c| c.goodbye));
-        if let Some(id) = parting {
-            return self.client_parted(now, id, CloseMode::Flush, actions);
-        }
         // Half a message is on its way (data of a COPY that has failed): nothing of our own may
         // come into it.
         let client = far.client.and_then(|id| self.clients.get(id));
@@ -53,6 +49,9 @@ impl Lane {
         }
         let Some(far) = self.server_ref(server) else { return };
         let Some(id) = far.client else { return self.settle_abandoned(now, server, actions) };
+        if self.clients.get(id).is_some_and(|client| client.goodbye) {
+            return self.client_parted(now, id, CloseMode::Flush, actions);
+        }
         if status != b'I' {
             return self.client_idles(now, id);
         }
@@ -462,6 +461,24 @@ mod tests {
             trial.server_says(&[&answer[..], ANSWERED].concat());
             assert_eq!(trial.lane.idle_servers(), left);
         }
+    }
+
+    #[test]
+    fn who_says_goodbye_leaves_no_more_statements_than_a_server_may_have() {
+        let mut trial = Trial::start("pool.prepared_statements = 1");
+        trial.client_says(&query("SELECT 0"));
+        trial.server_says(&ANSWERED.repeat(2));
+        let mut said = Vec::new();
+        write::parse(&mut said, b"s", b"SELECT 1\0\0\0").expect("it is short");
+        write::parse(&mut said, b"t", b"SELECT 2\0\0\0").expect("it is short");
+        write::sync(&mut said);
+        write::terminate(&mut said);
+        trial.client_says(&said);
+        trial.server_says(b"1\0\0\0\x041\0\0\0\x04Z\0\0\0\x05I");
+        assert!(trial.said_to(trial.server).starts_with(b"C"), "one is closed");
+        trial.server_says(b"3\0\0\0\x04Z\0\0\0\x05I");
+        assert!(trial.closes(trial.client));
+        assert_eq!(trial.lane.idle_servers(), 1);
     }
 
     #[test]
