@@ -51,6 +51,8 @@ pub(crate) struct Life {
     /// It does not read since then.
     pub(crate) deaf: Option<Time>,
     pub(crate) was_deaf: bool,
+    /// It has said goodbye, and waits for the answers to what it said before.
+    pub(crate) parting: bool,
     /// Parameters were reset: what they fall back to is told with the next statement.
     pub(crate) reset: bool,
     /// The round is nothing but one Bind with its Execute and Sync.
@@ -87,7 +89,13 @@ impl Life {
     /// Whether everything is answered, so that the next round may begin.
     fn may_talk(&self) -> bool {
         let answered = self.queue.is_empty() && self.expected.is_empty();
-        self.phase == Phase::Talk && answered && !self.refused
+        self.phase == Phase::Talk && answered && !self.refused && !self.parting
+    }
+
+    /// Whether all is answered that it said. No data follow a COPY behind a goodbye.
+    fn is_answered(&self) -> bool {
+        let answered = self.queue.is_empty() && self.expected.is_empty();
+        self.phase == Phase::Talk && (answered || self.session.copying.is_some())
     }
 }
 
@@ -158,6 +166,7 @@ impl World {
             refused: false,
             deaf: None,
             was_deaf: false,
+            parting: false,
             reset: false,
             plain: false,
             doubtful: false,
@@ -211,6 +220,13 @@ impl World {
             self.send(link, End::Near, &bytes[..cut]);
             return self.client_over(number, abrupt);
         }
+        let ends = self.plan.parting && (life.rounds == 0 || client.dice.chance(5));
+        let whole = |message: &Message| matches!(message.tag, b'S' | b'Q' | b'F');
+        life.parting = ends && messages.last().is_some_and(whole);
+        let parting = life.parting;
+        if parting {
+            bytes.extend_from_slice(b"X\0\0\0\x04");
+        }
         life.queue.extend(messages.iter().cloned());
         life.asked = Some(now);
         life.settle();
@@ -224,7 +240,7 @@ impl World {
         }
         self.say(|| {
             let list: Vec<String> = messages.iter().map(Message::brief).collect();
-            format!("c{id} asks {}", list.join(" "))
+            format!("c{id} asks {}{}", list.join(" "), if parting { ", and parts" } else { "" })
         });
         if cancels {
             self.at(now + delay, Happening::Cancel(number, id));
@@ -233,6 +249,9 @@ impl World {
             self.at(now + rest, Happening::Wake(number, id));
         }
         self.send(link, End::Near, &bytes);
+        if parting {
+            self.finish(link);
+        }
         self.client_answered(number);
     }
 
@@ -335,7 +354,8 @@ impl World {
         if life.link != link {
             return;
         }
-        let excused = life.refused || !self.plan.peaceful() || life.was_deaf;
+        let parted = life.parting && life.is_answered();
+        let excused = parted || life.refused || !self.plan.peaceful() || life.was_deaf;
         if !excused {
             let id = life.number;
             return self.violate(format!("c{id} is cut off without a word"));

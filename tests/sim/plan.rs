@@ -74,6 +74,8 @@ pub(crate) struct Plan {
     pub(crate) homes: bool,
     /// Clients that need no password send their first round behind the startup packet at once.
     pub(crate) hasty: bool,
+    /// Clients say goodbye behind their last round at once, and listen until all is answered.
+    pub(crate) parting: bool,
 }
 
 impl Plan {
@@ -126,6 +128,7 @@ impl Plan {
             send_buffer: *dice.pick(&[8192, 64]),
             homes: false,
             hasty: false,
+            parting: false,
         }
     }
 
@@ -150,6 +153,7 @@ impl Plan {
             (self.scram, "scram"),
             (self.homes, "homes"),
             (self.hasty, "hasty"),
+            (self.parting, "parting"),
         ];
         let named = troubles.iter().filter(|(is, _)| *is);
         named.map(|(_, name)| *name).collect::<Vec<_>>().join(" ")

@@ -118,6 +118,7 @@ impl World {
         let mut apart = Dice::new(!seed);
         plan.homes = apart.chance(40);
         plan.hasty = apart.chance(30);
+        plan.parting = apart.chance(40);
         let config = plan.config();
         let lanes = (0..plan.lanes).map(|core| Driver::new(core, &config, dice.seed())).collect();
         let nodes = (0..plan.nodes).map(Node::new).collect();
@@ -298,6 +299,14 @@ impl World {
         // A side that still writes into a closed socket stays blocked by nothing.
         self.pump(link, by);
         self.forget(link);
+    }
+
+    /// The far end will send no more; it goes on reading.
+    pub(crate) fn finish(&mut self, link: LinkId) {
+        if let Some(found) = self.links.get_mut(&link) {
+            found.to_near.finished = true;
+        }
+        self.pump(link, End::Near);
     }
 
     /// Drops a connection that nobody holds any more.
