@@ -26,6 +26,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 const CLIENTS: usize = 3;
 /// Rounds of a life before anything is compared: everything has found its size by then.
 const WARM_UP: usize = 500;
+/// So many allocations in thousands of transactions are none of theirs.
+const FEW: u64 = 30;
 
 /// Answers like a `PostgreSQL` that has one row for everything.
 fn serve(mut stream: TcpStream) {
@@ -252,8 +254,12 @@ fn a_transaction_allocates_nothing() {
         ("commit", &[][..], &commit),
         ("prepared", &prepare[..], &prepared),
     ] {
-        let count = cost(first, again);
-        // A list may still grow once in a while, when more happens in one turn than ever before.
-        assert!(count < 30, "{count} allocations for 3,000 transactions, {what}");
+        // A list may still grow once in a while, when more happens in one turn than ever before,
+        // and on a busy machine it does; what a transaction costs comes every time.
+        let mut counts = Vec::new();
+        while counts.last().is_none_or(|&count| count >= FEW) {
+            assert!(counts.len() < 5, "{counts:?} allocations for 3,000 transactions, {what}");
+            counts.push(cost(first, again));
+        }
     }
 }
