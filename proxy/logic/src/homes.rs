@@ -39,10 +39,11 @@ impl Homes {
         if count >= lanes {
             return everywhere;
         }
-        let name = [pool.database.as_bytes(), pool.user.as_bytes()].join(&0);
         let secret = config.auth.mock_secret;
         let seed = u64::from_le_bytes(core::array::from_fn(|index| secret[index]));
-        let place = Keys::new(seed).hash(&name) % u64::try_from(lanes).unwrap_or(1);
+        // The second name is hashed in a way that depends on the first.
+        let keys = Keys::new(Keys::new(seed).hash(pool.database.as_bytes()));
+        let place = keys.hash(pool.user.as_bytes()) % u64::try_from(lanes).unwrap_or(1);
         Self { lanes, first: usize::try_from(place).unwrap_or(0), count }
     }
 
