@@ -225,8 +225,7 @@ impl Lane {
     pub fn handle(&mut self, now: Instant, event: Event, actions: &mut Out) {
         match event {
             Event::Connected { conn } => self.connected(now, conn, actions),
-            // It may be listening still.
-            Event::Ended { conn } if self.is_owed(conn) => {}
+            Event::Ended { conn } if self.is_owed(conn) => self.listens_on(now, conn),
             Event::Ended { conn } => self.ended(now, conn, "the connection was closed", actions),
             Event::Failed { conn, reason } => self.ended(now, conn, &reason, actions),
             Event::Stalled { conn, quiet } => self.stalled(now, conn, quiet, actions),
@@ -259,7 +258,7 @@ impl Lane {
 
     fn ended(&mut self, now: Instant, conn: ConnId, reason: &str, actions: &mut Out) {
         match conn.side() {
-            Side::Client if self.clients.get(conn).is_some_and(|client| client.goodbye) => {
+            Side::Client if self.clients.get(conn).is_some_and(Client::has_said_goodbye) => {
                 self.client_parted(now, conn, CloseMode::Now, actions);
             }
             Side::Client => self.client_left(now, conn, CloseMode::Now, actions),

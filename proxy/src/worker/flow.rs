@@ -152,14 +152,18 @@ impl<W: World> Worker<'_, W> {
         if conn.broken == 0 {
             conn.broken = errno;
         }
-        if conn.end == End::Not {
-            match &conn.fd {
-                // Ends the receive after what has come, even if the peer stays. If none is armed,
-                // because the connection is paused, or has no buffer, or the receive is being
-                // cancelled, the next one ends so.
-                Some(fd) => shut_down(fd.as_fd(), Shutdown::Both),
-                None => conn.end = End::Failed(conn.broken),
+        match (conn.end, &conn.fd) {
+            // Ends the receive after what has come, even if the peer stays. If none is armed,
+            // because the connection is paused, or has no buffer, or the receive is being
+            // cancelled, the next one ends so.
+            (End::Not, Some(fd)) => shut_down(fd.as_fd(), Shutdown::Both),
+            (End::Not, None) => conn.end = End::Failed(conn.broken),
+            // What was told, or is kept back, was that it says no more; now it hears no more.
+            (End::Finished | End::Behind, _) => {
+                conn.end = End::Failed(conn.broken);
+                conn.ended = false;
             }
+            (End::Failed(_), _) => {}
         }
         self.let_go_on(id);
         self.feed_later(id);

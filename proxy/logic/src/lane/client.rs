@@ -62,6 +62,16 @@ pub(super) enum Failing {
     ToSync,
 }
 
+/// Whether a client has said goodbye.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(super) enum Goodbye {
+    #[default]
+    No,
+    Said,
+    /// And its socket is shut: it may listen still, or be gone.
+    Shut,
+}
+
 /// Its wish for a server.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) struct Wait {
@@ -144,8 +154,8 @@ pub(super) struct Client {
     pub(super) login: Option<Box<Login>>,
     /// Of the protocol, once it is greeted.
     pub(super) minor: u8,
-    /// It has said goodbye behind a statement that is still running.
-    pub(super) goodbye: bool,
+    /// Whether it has said goodbye behind a statement that is still running.
+    pub(super) goodbye: Goodbye,
     /// It was counted by the control thread.
     pub(super) entered: bool,
     /// `clients_max` was reached when it came.
@@ -202,6 +212,10 @@ pub(super) struct Client {
 }
 
 impl Client {
+    pub(super) fn has_said_goodbye(&self) -> bool {
+        self.goodbye != Goodbye::No
+    }
+
     pub(super) fn new(number: u64, peer: Peer, now: Instant, nothing: &Nothing) -> Self {
         Self {
             number,
@@ -224,7 +238,7 @@ impl Client {
             key: (0, [0; 32]),
             login: None,
             minor: 0,
-            goodbye: false,
+            goodbye: Goodbye::No,
             entered: false,
             refused: false,
             readonly: false,

@@ -3,7 +3,7 @@
 use crate::action::{Action, CloseMode};
 use crate::homes::Homes;
 use crate::id::{ConnId, Side};
-use crate::lane::client::{Client, Phase};
+use crate::lane::client::{Client, Goodbye, Phase};
 use crate::lane::gate::UNDER_WAY;
 use crate::lane::pool::PATIENCE;
 use crate::lane::server::{Far, Phase as ServerPhase};
@@ -17,8 +17,14 @@ use pgring_wire::backend::write::ErrorText;
 /// How often the lane looks for servers that have become too old.
 const TICK: Duration = Duration::from_secs(1);
 
+/// For so long is answered to who has said goodbye and shut its socket. Nobody can tell whether it
+/// listens still, or has given up and is gone, as most have; and there are others who wait for its
+/// server. What runs there is carried out by the server all the same.
+const LISTENS: Duration = Duration::from_secs(5);
+
 /// A limit a client has reached.
 enum Limit {
+    Listening,
     Login,
     Replica,
     Query,
@@ -154,6 +160,18 @@ impl Lane {
 
     /// The next limit of a client, and when it is reached.
     fn limit_of(&self, client: &Client) -> Option<(Instant, Limit)> {
+        let usual = self.usual_limit(client);
+        // While it waits for a server the pool has a limit.
+        if client.goodbye != Goodbye::Shut || client.server.is_none() {
+            return usual;
+        }
+        let since =
+            client.transaction_since.map_or(client.idle_since, |at| at.max(client.idle_since));
+        let listens = (since + LISTENS, Limit::Listening);
+        Some(usual.filter(|(at, _)| *at < listens.0).unwrap_or(listens))
+    }
+
+    fn usual_limit(&self, client: &Client) -> Option<(Instant, Limit)> {
         let after = |since: Instant, limit: Duration, what| {
             (!limit.is_zero()).then(|| (since + limit, what))
         };
@@ -215,6 +233,7 @@ impl Lane {
             return;
         }
         let (code, message) = match limit {
+            Limit::Listening => return self.client_parted(now, id, CloseMode::Now, actions),
             // It looks again, and goes to the primary.
             Limit::Replica => return actions.push(Action::Resume(id)),
             Limit::Login if self.gated.contains(&id) => (sqlstate::CANNOT_CONNECT_NOW, UNDER_WAY),

@@ -369,7 +369,7 @@ impl Lane {
         id: ConnId,
         (pool, status): (usize, u8),
     ) -> bool {
-        let parting = |client: &Client| client.goodbye || client.is_partial();
+        let parting = |client: &Client| client.has_said_goodbye() || client.is_partial();
         let stays = self.clients.get(id).is_some_and(|client| !parting(client));
         let reads = matches!(self.leading(id), Some(Leading::Reading { .. }));
         if !stays || !reads || status != b'T' || self.pools[pool].key.node.is_none() {

@@ -3,7 +3,7 @@
 use crate::action::{Action, CloseMode};
 use crate::hints::Hints;
 use crate::id::ConnId;
-use crate::lane::client::{Client, Phase as ClientPhase};
+use crate::lane::client::{Client, Goodbye, Phase as ClientPhase};
 use crate::lane::server::{Far, Phase, Server, ServerError};
 use crate::lane::{Lane, Out};
 use crate::mail::Mail;
@@ -20,7 +20,7 @@ impl Lane {
     /// A client says goodbye: what it asked for before is answered first.
     pub(super) fn terminate(&mut self, now: Instant, id: ConnId, actions: &mut Out) {
         if let Some(client) = self.clients.get_mut(id) {
-            client.goodbye = true;
+            client.goodbye = Goodbye::Said;
         }
         if !self.is_owed(id) {
             self.client_parted(now, id, CloseMode::Flush, actions);
@@ -29,7 +29,7 @@ impl Lane {
 
     /// Whether a client has said goodbye, and what it said before is yet to be answered.
     pub(super) fn is_owed(&self, id: ConnId) -> bool {
-        let Some(client) = self.clients.get(id).filter(|client| client.goodbye) else {
+        let Some(client) = self.clients.get(id).filter(|client| client.has_said_goodbye()) else {
             return false;
         };
         let server = client.server.and_then(|server| self.server_ref(server));
@@ -41,13 +41,22 @@ impl Lane {
         self.is_between(id) || server.is_some_and(answers)
     }
 
+    /// A client that is owed answers will say no more. It may listen still, for a while.
+    pub(super) fn listens_on(&mut self, now: Instant, id: ConnId) {
+        if let Some(client) = self.clients.get_mut(id) {
+            client.goodbye = Goodbye::Shut;
+            client.idle_since = now;
+        }
+        self.watch_client(id);
+    }
+
     /// A server has answered. If its client has said goodbye and is owed nothing more it leaves,
     /// though the server waits for a Sync.
     pub(super) fn let_go(&mut self, now: Instant, server: ConnId, actions: &mut Out) {
         let unsynced = |far: &&Server| far.ledger.is_unsynced() || far.ledger.is_skipping();
         let Some(far) = self.server_ref(server).filter(unsynced) else { return };
         let Some(id) = far.client else { return };
-        if self.clients.get(id).is_some_and(|client| client.goodbye) && !self.is_owed(id) {
+        if self.clients.get(id).is_some_and(Client::has_said_goodbye) && !self.is_owed(id) {
             self.client_parted(now, id, CloseMode::Flush, actions);
         }
     }
@@ -167,7 +176,7 @@ impl Lane {
         };
         // Whoever has said goodbye may have sent them ahead.
         let waits = far.ledger.is_copying_in();
-        let left = waits && self.clients.get(client).is_some_and(|client| client.goodbye);
+        let left = waits && self.clients.get(client).is_some_and(Client::has_said_goodbye);
         if left {
             self.client_parted(now, client, CloseMode::Flush, actions);
         }
@@ -319,7 +328,7 @@ impl Lane {
         (1..=GRANTS_MAX).contains(&client.grants)
             && matches!(client.phase, ClientPhase::Ready)
             && client.pins.is_empty()
-            && !client.goodbye
+            && !client.has_said_goodbye()
             && !client.is_partial()
             && !self.is_leading(id)
             && !self.is_between(id)

@@ -8,6 +8,7 @@
 use crate::action::{Action, CloseMode};
 use crate::id::ConnId;
 use crate::lane::balance::Fit;
+use crate::lane::client::Client;
 use crate::lane::leading::Leading;
 use crate::lane::server::{Server, purpose};
 use crate::lane::traffic::{Message, Step};
@@ -438,7 +439,7 @@ impl Lane {
         self.client_idles(now, id);
         Self::say(id, &write::ErrorText::error(code, message), actions);
         actions.write(id, |out| write::ready_for_query(out, b'I'));
-        if self.clients.get(id).is_some_and(|client| client.goodbye) {
+        if self.clients.get(id).is_some_and(Client::has_said_goodbye) {
             self.client_parted(now, id, CloseMode::Flush, actions);
         }
         true

@@ -83,7 +83,7 @@ fn is_plain(client: &Client) -> bool {
     matches!(client.phase, Phase::Ready)
         && client.failing == Failing::No
         && client.reading.is_none()
-        && !(client.goodbye || client.resetting || client.again)
+        && !(client.has_said_goodbye() || client.resetting || client.again)
         && client.left == 0
 }
 

@@ -49,7 +49,7 @@ impl Lane {
         }
         let Some(far) = self.server_ref(server) else { return };
         let Some(id) = far.client else { return self.settle_abandoned(now, server, actions) };
-        if self.clients.get(id).is_some_and(|client| client.goodbye) {
+        if self.clients.get(id).is_some_and(Client::has_said_goodbye) {
             return self.client_parted(now, id, CloseMode::Flush, actions);
         }
         if status != b'I' {

@@ -135,7 +135,7 @@ impl Lane {
         let mut at = 0;
         while at < bytes.len() {
             let Some(client) = self.clients.get_mut(id) else { return all(bytes) };
-            if client.goodbye {
+            if client.has_said_goodbye() {
                 return all(bytes);
             }
             if client.left > 0 {

@@ -31,6 +31,9 @@ pub(super) struct Record {
     /// What the client has asked, unless it waits.
     asked: Vec<u8>,
     waits: bool,
+    /// The client is owed answers: its end alone changes nothing.
+    owes: bool,
+    fails: usize,
     ends: Vec<ConnId>,
     closed: Vec<ConnId>,
 }
@@ -69,6 +72,8 @@ impl World for Record {
 
     fn handle(&mut self, _now: Instant, event: Event, actions: &mut Actions<Mail>) {
         match event {
+            Event::Ended { conn } if self.owes && conn == CLIENT => self.ends.push(conn),
+            Event::Failed { conn, .. } if self.owes && conn == CLIENT => self.fails += 1,
             Event::Ended { conn } | Event::Failed { conn, .. } => {
                 self.ends.push(conn);
                 actions.push(Action::Close { conn, mode: CloseMode::Now });
@@ -368,4 +373,46 @@ fn a_reset_in_the_middle_of_a_hasty_send_leaves_no_buffer_behind_and_ends_the_cl
         cut_short(cut, false);
         cut_short(cut, true);
     }
+}
+
+/// A client behind a socket of its own, which says this and closes that. The other end is kept.
+fn says_and_closes(worker: &mut Worker<'_, Record>, said: &[u8]) {
+    let (ours, mut client) = over_tcp();
+    worker.table.get(CLIENT).unwrap().fd = Some(ours.into());
+    worker.world.owes = true;
+    worker.arm(CLIENT);
+    client.write_all(said).unwrap();
+    worker.steps();
+    drop(client);
+    worker.steps();
+}
+
+/// It may listen behind its end; when it does not, what runs for it is not to run on for ever.
+#[test]
+fn who_is_gone_behind_its_end_is_known_to_be_gone() {
+    with_worker(|worker, (_client, mut server)| {
+        worker.arm(SERVER);
+        says_and_closes(worker, b"query, goodbye");
+        assert_eq!((worker.world.ends.as_slice(), worker.world.fails), (&[CLIENT][..], 0));
+        for _ in 0..5 {
+            server.write_all(b"row").unwrap();
+            worker.steps();
+        }
+        assert_eq!(worker.world.fails, 1);
+    });
+}
+
+#[test]
+fn who_waits_in_front_of_its_end_and_is_gone_is_known_to_be_gone() {
+    with_worker(|worker, _| {
+        worker.world.waits = true;
+        says_and_closes(worker, b"query, goodbye");
+        assert!(worker.world.ends.is_empty(), "it is heard out");
+        for _ in 0..3 {
+            worker.table.busy(CLIENT).unwrap().outbox.append(b"refused", &mut worker.spare);
+            worker.mark_dirty(CLIENT);
+            worker.steps();
+        }
+        assert_eq!((worker.world.ends.len(), worker.world.fails), (0, 1));
+    });
 }

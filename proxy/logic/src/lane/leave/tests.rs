@@ -5,6 +5,7 @@ use crate::action::{Action, CloseMode};
 use crate::id::ConnId;
 use crate::lane::trial::{ANSWERED, Trial, error, has_error, query};
 use crate::mail::{Entrance, Event, Mail};
+use crate::time::Duration;
 use pgring_wire::backend::write::{self, ErrorText};
 use pgring_wire::client::write as ask;
 
@@ -244,4 +245,31 @@ fn a_last_word_that_a_client_has_not_heard_is_not_its_last() {
     trial.happens(Event::Ended { conn: server });
     assert!(has_error(&trial.said_to(client), "08007"), "its statement may have been sent");
     assert!(trial.closes(client));
+}
+
+/// It has said goodbye, as who gives up at a limit of its own does, and closed its socket.
+#[test]
+fn a_server_is_not_held_for_ever_by_who_has_gone() {
+    for rows in [true, false] {
+        let mut trial = settled();
+        let mut said = query("SELECT generate_series(1, 1000000000000)");
+        ask::terminate(&mut said);
+        trial.client_says(&said);
+        trial.client_ends();
+        if rows {
+            trial.server_says(b"T\0\0\0\x06\0\0");
+        }
+        let mut listened = 0;
+        while !trial.closes(trial.client) {
+            assert!(listened < 10, "for {listened} s");
+            if rows {
+                trial.server_says(b"D\0\0\0\x0b\0\x01\0\0\0\x011");
+            }
+            trial.wait(Duration::from_secs(1));
+            listened += 1;
+        }
+        assert!(listened >= 5, "for {listened} s");
+        trial.wait(Duration::from_secs(6));
+        assert!(trial.closes(trial.server));
+    }
 }
