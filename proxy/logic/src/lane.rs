@@ -60,6 +60,7 @@ use crate::classify::cache::Cache;
 use crate::config::Config;
 use crate::dice::{Chance, Dice};
 use crate::id::{ConnId, Core, PoolKey, Side};
+use crate::lane::balance::Choice;
 use crate::lane::client::{Client, Login, Nothing, Unnamed};
 use crate::lane::nodes::Place;
 use crate::lane::orders::Orders;
@@ -104,6 +105,7 @@ pub struct Lane {
     /// What texts are that clients of routed databases say.
     verdicts: Cache,
     chance: Chance,
+    choice: Choice,
     /// Clients whose reads wait for a replica that shows what they must.
     behind: Vec<ConnId>,
     /// Replication clients for whom no server may be opened yet.
@@ -155,6 +157,7 @@ impl Lane {
             topology: Arc::new(Topology::default()),
             verdicts: Cache::new(hash_seed, VERDICT_BYTES_MAX),
             chance: Chance::new(hash_seed),
+            choice: Choice::default(),
             behind: Vec::new(),
             gated: Vec::new(),
             behind_told: Instant::START,

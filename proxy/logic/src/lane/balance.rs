@@ -32,14 +32,11 @@ pub(super) enum Fit {
     Nobody,
 }
 
-/// The replicas that a read may go to, in the order of their names.
-struct Choice {
-    loads: [Load; REPLICAS_MAX],
-    pools: [usize; REPLICAS_MAX],
-    near: [bool; REPLICAS_MAX],
-    /// It does not come and go.
-    steady: [bool; REPLICAS_MAX],
-    count: usize,
+/// The replicas that a read may go to. A lane has one, for the memory of its lists.
+#[derive(Debug, Default)]
+pub(super) struct Choice {
+    loads: Vec<Load>,
+    replicas: Vec<Replica>,
     /// There are others that have not replayed enough.
     behind: bool,
     /// There are others that are paused.
@@ -48,17 +45,29 @@ struct Choice {
     new: bool,
 }
 
+/// One of them.
+#[derive(Debug)]
+struct Replica {
+    pool: usize,
+    near: bool,
+    /// It does not come and go.
+    steady: bool,
+}
+
 impl Choice {
-    const fn new(home: usize) -> Self {
-        Self {
-            loads: [Load { waiting: 0, latency: Duration::ZERO, weight: 0 }; REPLICAS_MAX],
-            pools: [home; REPLICAS_MAX],
-            near: [false; REPLICAS_MAX],
-            steady: [true; REPLICAS_MAX],
-            count: 0,
-            behind: false,
-            paused: false,
-            new: false,
+    fn clear(&mut self) {
+        self.loads.clear();
+        self.replicas.clear();
+        (self.behind, self.paused, self.new) = (false, false, false);
+    }
+
+    /// If one of those that could be chosen is better, the others cannot.
+    fn prefer(&mut self, better: impl Fn(&Replica) -> bool) {
+        let all = || self.loads.iter().zip(&self.replicas);
+        if all().any(|(load, replica)| load.weight > 0 && better(replica)) {
+            let others = self.loads.iter_mut().zip(&self.replicas);
+            let others = others.filter(|(_, replica)| !better(replica));
+            others.for_each(|(load, _)| load.weight = 0);
         }
     }
 }
@@ -118,25 +127,25 @@ impl Lane {
         actions: &mut Out,
     ) -> Fit {
         let Some((wish, comes)) = self.wish(id, home) else { return Fit::Unknown };
-        let mut choice = self.choice(now, home, without, wish);
+        let mut choice = core::mem::take(&mut self.choice);
+        self.fill(now, home, (without, wish), &mut choice);
         if choice.new {
             self.make_replica_pools(home, wish);
-            choice = self.choice(now, home, without, wish);
+            self.fill(now, home, (without, wish), &mut choice);
         }
-        let Choice { mut loads, pools, near, steady, count, behind, paused, .. } = choice;
+        let (behind, paused) = (choice.behind, choice.paused);
         if behind && now.since(self.behind_told) >= BEHIND {
             self.behind_told = now;
             actions.push(Action::Tell(Box::new(Mail::Behind)));
         }
         // Where none comes and goes, and none is near, all are as good.
-        for better in [steady, near] {
-            let some =
-                loads[..count].iter().zip(better).any(|(it, better)| better && it.weight > 0);
-            let others = loads.iter_mut().zip(better).filter(|(_, better)| some && !better);
-            others.for_each(|(load, _)| load.weight = 0);
-        }
-        match choose(&loads[..count], &mut self.chance) {
-            Some(index) => Fit::Pool(pools[index]),
+        choice.prefer(|replica| replica.steady);
+        choice.prefer(|replica| replica.near);
+        let chosen = choose(&choice.loads, &mut self.chance);
+        let pool = chosen.map(|index| choice.replicas[index].pool);
+        self.choice = choice;
+        match pool {
+            Some(pool) => Fit::Pool(pool),
             None if behind && comes => Fit::Later,
             None if behind || paused => Fit::Unknown,
             None => Fit::Nobody,
@@ -158,15 +167,21 @@ impl Lane {
         Some((Wish { lsn, lag_bytes_max, lag_max }, comes))
     }
 
-    /// The replicas there are for a read that asks for this.
-    fn choice(&self, now: Instant, home: usize, without: Option<usize>, wish: Wish) -> Choice {
-        let mut choice = Choice::new(home);
+    /// The replicas there are for a read that asks for this, but for one.
+    fn fill(
+        &self,
+        now: Instant,
+        home: usize,
+        (without, wish): (Option<usize>, Wish),
+        choice: &mut Choice,
+    ) {
+        choice.clear();
         let rank = &self.pools[home];
         let routing = &rank.database.routing;
         let gate = gate(&self.topology, &rank.database);
         let standings = self.topology.clusters.get(&*rank.database.cluster.name);
         for (node, standing) in standings.into_iter().flatten() {
-            if choice.count == REPLICAS_MAX {
+            if choice.loads.len() == REPLICAS_MAX {
                 break;
             }
             if !reads(standing) || gate.is_some_and(|gate| gate.hides(node)) {
@@ -187,13 +202,10 @@ impl Lane {
             }
             let weight = share(standing.weight, now.since(standing.since), routing.slow_start);
             let weight = weight.div_ceil(standing.health.verdict.handicap());
-            let at = choice.count;
-            choice.steady[at] = !standing.health.damped;
-            (choice.pools[at], choice.loads[at]) = (pool, load(now, rank, weight));
-            choice.near[at] = !routing.zone.is_empty() && *standing.zone == *routing.zone;
-            choice.count += 1;
+            choice.loads.push(load(now, rank, weight));
+            let near = !routing.zone.is_empty() && *standing.zone == *routing.zone;
+            choice.replicas.push(Replica { pool, near, steady: !standing.health.damped });
         }
-        choice
     }
 
     /// The configuration has changed: whoever waits begins anew.
