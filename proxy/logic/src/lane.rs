@@ -54,6 +54,7 @@ mod trial;
 mod unnamed;
 mod unread;
 mod welcome;
+mod wishes;
 
 use crate::action::{Actions, CloseMode, Progress, Want};
 use crate::classify::cache::Cache;
@@ -66,6 +67,7 @@ use crate::lane::nodes::Place;
 use crate::lane::orders::Orders;
 use crate::lane::pool::Pool;
 use crate::lane::server::{Far, Server};
+use crate::lane::wishes::KnownWishes;
 use crate::ledger::Entry;
 use crate::mail::{Entrance, Event, Mail, Peer};
 use crate::memo::Memo;
@@ -106,6 +108,7 @@ pub struct Lane {
     verdicts: Cache,
     chance: Chance,
     choice: Choice,
+    wishes: KnownWishes,
     /// Clients whose reads wait for a replica that shows what they must.
     behind: Vec<ConnId>,
     /// Replication clients for whom no server may be opened yet.
@@ -158,6 +161,7 @@ impl Lane {
             verdicts: Cache::new(hash_seed, VERDICT_BYTES_MAX),
             chance: Chance::new(hash_seed),
             choice: Choice::default(),
+            wishes: KnownWishes::default(),
             behind: Vec::new(),
             gated: Vec::new(),
             behind_told: Instant::START,

@@ -9,7 +9,7 @@ use crate::action::Action;
 use crate::catalog::Catalog;
 use crate::classify::Reason;
 use crate::classify::cache::Verdict;
-use crate::classify::comment::{Hint, hint, role};
+use crate::classify::comment::{Hint, hint};
 use crate::config::{Consistency, Route};
 use crate::hints::Hints;
 use crate::id::ConnId;
@@ -21,9 +21,6 @@ use crate::time::Instant;
 use pgring_wire::client::{Parse, Target, bind_names, query};
 use pgring_wire::frame::{Header, LENGTH_MAX, header};
 use std::sync::Arc;
-
-/// Where a session's statements go by its own wish: `auto`, `primary` or `replica`.
-const ROUTE: &str = "pgring.route";
 
 /// What a segment asks for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -220,11 +217,9 @@ impl Lane {
 
     /// Whether even a read of this client belongs to the primary: what its session is cannot be
     /// had elsewhere, and no standby can do SERIALIZABLE.
-    fn is_bound(&self, id: ConnId) -> bool {
-        self.clients.get(id).is_none_or(|client| {
-            let level = client.state.get("default_transaction_isolation");
-            !client.pins.is_empty() || level.is_some_and(|level| level == "serializable")
-        })
+    fn is_bound(&mut self, id: ConnId) -> bool {
+        let Some(client) = self.clients.get(id) else { return true };
+        !client.pins.is_empty() || self.wishes.of(&client.state).serializable
     }
 
     /// Something that may write goes to the primary.
@@ -329,17 +324,20 @@ impl Lane {
 
     /// Where a client has asked for its statements to go, by `SET pgring.route`, or somebody else
     /// for it, by a rule.
-    fn asked_by_session(&self, id: ConnId, home: usize) -> Option<Hint> {
+    fn asked_by_session(&mut self, id: ConnId, home: usize) -> Option<Hint> {
         let client = self.clients.get(id)?;
-        if let Some(own) = client.state.get(ROUTE) {
-            return role(own);
-        }
+        let own = self.wishes.of(&client.state).route;
         let routing = &self.pools[home].database.routing;
-        if routing.rules.is_empty() {
-            return None;
-        }
-        let name = client.state.get("application_name").map_or("", String::as_str);
-        match routing.route(&client.user, name) {
+        let by_rule = || {
+            let name = client.state.get("application_name").map_or("", String::as_str);
+            routing.route(&client.user, name)
+        };
+        let route = match own {
+            None if !routing.rules.is_empty() => by_rule(),
+            None => Route::Auto,
+            Some(own) => own,
+        };
+        match route {
             Route::Auto => None,
             Route::Primary => Some(Hint::Primary),
             Route::Replica => Some(Hint::Replica),

@@ -3,8 +3,9 @@
 use crate::action::Action;
 use crate::config::{Database, Fallback};
 use crate::id::ConnId;
-use crate::lane::place::{NOWHERE, must_show, primary};
+use crate::lane::place::{must_show, primary};
 use crate::lane::pool::Pool;
+use crate::lane::wishes::NOWHERE;
 use crate::lane::{Lane, Out};
 use crate::mail::Mail;
 use crate::route::{Load, Wish, choose, share};
@@ -157,7 +158,7 @@ impl Lane {
     fn wish(&mut self, id: ConnId, home: usize) -> Option<(Wish, bool)> {
         let database = &self.pools[home].database;
         let standings = self.topology.clusters.get(&*database.cluster.name)?;
-        let told = self.told_by_session(id);
+        let told = self.wishes.of(&self.clients.get(id)?.state).lsn;
         let gate = gate(&self.topology, database);
         let comes = told < NOWHERE && primary(standings, gate).is_some();
         let client = self.clients.get_mut(id)?;

@@ -8,6 +8,7 @@ use crate::config::{Consistency, Database};
 use crate::hints::Hints;
 use crate::id::ConnId;
 use crate::lane::client::Client;
+use crate::lane::wishes::NOWHERE;
 use crate::lane::{Lane, Out};
 use crate::ledger::Ledger;
 use crate::time::Instant;
@@ -15,12 +16,6 @@ use crate::topology::gate::Gate;
 use crate::topology::{Lsn, Role, Standing, Standings};
 use pgring_wire::client::{Parse, bind_names, query};
 use pgring_wire::frame::{Header, LENGTH_MAX, header};
-
-/// The place in the log that a session's reads must show.
-const MIN_LSN: &str = "pgring.min_lsn";
-
-/// A place that no standby reaches: what must be shown, nobody knows.
-pub(super) const NOWHERE: Lsn = Lsn(u64::MAX);
 
 impl Lane {
     /// A client is about to give its server back: what it has written is committed by now.
@@ -34,14 +29,6 @@ impl Lane {
         if defines && self.is_routed(home) {
             self.catalog_changed(home, actions);
         }
-    }
-
-    /// What a client's reads must show by its own word, `SET pgring.min_lsn`: a place that it has
-    /// got from another session. What cannot be read is shown by the primary only.
-    pub(super) fn told_by_session(&self, id: ConnId) -> Lsn {
-        let told = self.clients.get(id).and_then(|client| client.state.get(MIN_LSN));
-        let told = told.map(|told| told.trim()).filter(|told| !told.is_empty());
-        told.map_or(Lsn(0), |told| told.parse().map_or(NOWHERE, Lsn::end_of_record))
     }
 
     /// A message of a client is about to go to the primary. Where reads must show what any session
