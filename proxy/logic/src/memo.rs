@@ -2,7 +2,7 @@
 //!
 //! Drivers and their users say the same few texts over and over, with values beside them or in
 //! them; those need to be read once. A memo is a table of fixed size in which a text has one place,
-//! as has every other of its [shape](crate::lexer::shape), so a new one costs no more than the one
+//! as has every other of its [shape], so a new one costs no more than the one
 //! it puts out. It is no cache of meaning: what is kept for a text is what [`scan`] says of it,
 //! always, and where its class is kept.
 
