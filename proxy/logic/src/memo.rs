@@ -7,6 +7,7 @@
 //! always, and where its class is kept.
 
 use crate::classify::cache::Mark;
+use crate::classify::key;
 use crate::hints::{Hints, scan};
 use crate::lexer::shape;
 use crate::lexer::{Lexer, Token};
@@ -117,13 +118,9 @@ impl Place {
     }
 }
 
-/// Whether the values in `text` are but values: what these words stand before is more than that
-/// for the class (`classify::key`).
+/// Whether the values in `text` are but values for its class.
 fn is_plain(text: &[u8]) -> bool {
-    Lexer::new(text).all(|token| {
-        let Token::Word(word) = token else { return true };
-        !(word.eq_ignore_ascii_case(b"float") || word.eq_ignore_ascii_case(b"uescape"))
-    })
+    Lexer::new(text).all(|token| !matches!(token, Token::Word(word) if key::minds(word)))
 }
 
 fn number(seed: u64, text: &[u8]) -> usize {

@@ -74,6 +74,11 @@ pub fn write(text: &[u8], key: &mut Vec<u8>) -> bool {
     !lexer.is_ambiguous()
 }
 
+/// Whether a value behind this word may be more than a value, so that it is a part of the key.
+pub fn minds(word: &[u8]) -> bool {
+    Before::word(word) != Before::Other
+}
+
 /// What stands before a token that makes its value mean more than a value.
 #[derive(Clone, Copy, Eq, PartialEq)]
 enum Before {
