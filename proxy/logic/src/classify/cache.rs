@@ -129,11 +129,13 @@ impl Cache {
 
     /// What `text` does.
     pub fn classify(&mut self, text: &[u8]) -> Arc<Class> {
-        let mut scratch = core::mem::take(&mut self.scratch);
-        scratch.clear();
-        let class = self.look_up(text, &mut scratch);
-        self.scratch = scratch;
-        class
+        match self.find(text) {
+            Ok(index) => {
+                let entry = self.entries[index].as_ref();
+                entry.map_or_else(|| Arc::new(classify(text)), |entry| Arc::clone(&entry.class))
+            }
+            Err(class) => class,
+        }
     }
 
     /// What is to be done with `text` by this edition of what names mean: `judge` says of a read
@@ -146,15 +148,8 @@ impl Cache {
         edition: u64,
         judge: impl FnOnce(&super::Names) -> bool,
     ) -> Verdict {
-        let found = if let Some(index) = known.and_then(|mark| self.kept(mark)) {
-            Ok(index)
-        } else {
-            let mut scratch = core::mem::take(&mut self.scratch);
-            scratch.clear();
-            let found = self.find(text, &mut scratch);
-            self.scratch = scratch;
-            found
-        };
+        let kept = known.and_then(|mark| self.kept(mark));
+        let found = kept.map_or_else(|| self.find(text), Ok);
         let entry = found.as_ref().ok().and_then(|index| self.entries[*index].as_ref());
         self.last = found.as_ref().ok().zip(entry).and_then(|(&index, entry)| {
             Some(Mark { index: u32::try_from(index).ok()?, stamp: entry.stamp })
@@ -195,11 +190,7 @@ impl Cache {
     /// A standby has refused `text` as a write, whatever it was thought to be: it and all of its
     /// key belong to the primary from now on.
     pub fn learn(&mut self, text: &[u8]) {
-        let mut scratch = core::mem::take(&mut self.scratch);
-        scratch.clear();
-        let found = self.find(text, &mut scratch);
-        self.scratch = scratch;
-        if let Ok(index) = found
+        if let Ok(index) = self.find(text)
             && let Some(entry) = &mut self.entries[index]
         {
             entry.writes = true;
@@ -267,18 +258,17 @@ impl Cache {
         entries.into_iter().map(report).collect()
     }
 
-    fn look_up(&mut self, text: &[u8], scratch: &mut Vec<u8>) -> Arc<Class> {
-        match self.find(text, scratch) {
-            Ok(index) => {
-                let entry = self.entries[index].as_ref();
-                entry.map_or_else(|| Arc::new(classify(text)), |entry| Arc::clone(&entry.class))
-            }
-            Err(class) => class,
-        }
+    /// The place of a text, which may be new; or its class, if it has none.
+    fn find(&mut self, text: &[u8]) -> Result<usize, Arc<Class>> {
+        let mut scratch = core::mem::take(&mut self.scratch);
+        scratch.clear();
+        let found = self.find_by_key(text, &mut scratch);
+        self.scratch = scratch;
+        found
     }
 
-    /// The place of a text, which may be new; or its class, if it has none.
-    fn find(&mut self, text: &[u8], scratch: &mut Vec<u8>) -> Result<usize, Arc<Class>> {
+    /// The same; the key is written to `scratch`, which is empty.
+    fn find_by_key(&mut self, text: &[u8], scratch: &mut Vec<u8>) -> Result<usize, Arc<Class>> {
         if text.len() > super::LENGTH_MAX {
             return Err(Arc::new(Class::Primary(Reason::Long)));
         }
