@@ -61,7 +61,9 @@ fn command(scene: &Scene, case: &Case, target: Target, config: &Path) -> Outcome
         Target::Haproxy => command.arg("-db").arg("-f").arg(config),
         Target::Pgpool => {
             let hba = scene.place.path.join("pool_hba.conf");
-            command.arg("-n").arg("-f").arg(config).arg("-a").arg(hba)
+            // What another case's pgpool wrote down about its nodes is not for this one: nodes that
+            // it did not have would be out of use.
+            command.args(["-n", "-D", "-f"]).arg(config).arg("-a").arg(hba)
         }
         Target::Direct | Target::Pgbouncer | Target::Odyssey => command.arg(config),
     };

@@ -1,18 +1,24 @@
 //! One run: the pooler started, warmed up, loaded and ended, and what it used meanwhile.
 
-use super::case::{Case, Load, Own, Protocol, Script};
+use super::case::{Case, Load, Own, Protocol, Script, Stage};
 use super::load;
 use super::peers;
 use super::pgbench;
 use super::record::Run;
 use super::scene::Scene;
 use super::stats;
-use super::target::Subject;
+use super::target::{Subject, Target};
 use super::usage;
 use crate::process::Outcome;
 
+/// The least part of transactions that standbys do where reads are split: two thirds of the nodes
+/// are standbys and nine of ten transactions read.
+const SHARE_MIN: f64 = 0.3;
+
 /// Runs one subject once in a case.
 pub(super) fn run(scene: &Scene, case: &Case, subject: &Subject, seconds: u32) -> Outcome<Run> {
+    let split = splits(case, subject);
+    let before = if split { scene.on_standbys(case)? } else { 0 };
     let mut proxy = peers::start(scene, case, subject)?;
     let ports = match &proxy {
         Some((_, port)) => vec![*port],
@@ -30,10 +36,29 @@ pub(super) fn run(scene: &Scene, case: &Case, subject: &Subject, seconds: u32) -
         pooler.check_alive()?;
         run.peak_kib = Some(usage::memory(pooler.process()).peak);
     }
-    if run.count > 0.0 && run.errors == 0 {
-        return Ok(run);
+    if run.count <= 0.0 || run.errors > 0 {
+        return Err(format!("{} done, {} errors", run.count, run.errors));
     }
-    Err(format!("{} done, {} errors", run.count, run.errors))
+    if split {
+        // Whoever leaves tells the server what it counted.
+        drop(proxy);
+        shared(scene.on_standbys(case)?.saturating_sub(before), run.count)?;
+    }
+    Ok(run)
+}
+
+/// Whether the subject is to share reads out among the standbys of the case.
+fn splits(case: &Case, subject: &Subject) -> bool {
+    let reads = matches!(case.load, Load::Pgbench(_, Script::SelectOnly | Script::Mixed));
+    case.stage == Stage::Split && reads && subject.routed && subject.target != Target::Direct
+}
+
+/// An error if a proxy that is compared as one that splits sent its reads to the primary.
+fn shared(standbys: u64, count: f64) -> Outcome<()> {
+    if stats::number(standbys) >= count * SHARE_MIN {
+        return Ok(());
+    }
+    Err(format!("no split: {standbys} of {count} transactions were done by standbys"))
 }
 
 /// Where a load goes, and who is watched meanwhile.
@@ -85,4 +110,16 @@ pub(super) fn per(before: Option<u64>, after: Option<u64>, count: f64) -> Option
     // Less than before is what a process took with it that ended just between.
     let used = after?.checked_sub(before?)?;
     (count > 0.0).then(|| stats::number(used) / count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shared;
+
+    #[test]
+    fn a_split_that_is_none_is_told() {
+        assert_eq!(shared(600, 1000.0), Ok(()));
+        let error = shared(6, 1000.0).expect_err("all went to the primary");
+        assert!(error.contains("6 of 1000"), "{error}");
+    }
 }

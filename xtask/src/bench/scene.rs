@@ -102,6 +102,17 @@ impl Scene {
         }
     }
 
+    /// How many transactions the standbys of a case have done so far.
+    pub(super) fn on_standbys(&self, case: &Case) -> Outcome<u64> {
+        let sql = format!("SELECT xact_commit FROM pg_stat_database WHERE datname = '{DATABASE}'");
+        let ask = |port| {
+            let login = Login { user: TRUSTED, ..login(case, port) };
+            let said = self.site.ask(&login, &sql)?;
+            said.parse::<u64>().map_err(|_| format!("a standby counts `{said}` transactions"))
+        };
+        self.standby_ports(case).into_iter().map(ask).sum()
+    }
+
     /// Where clients connect that have nothing in between: those that only read to the standbys.
     pub(super) fn direct_ports(&self, case: &Case) -> Outcome<Vec<u16>> {
         let standbys = self.standby_ports(case);
