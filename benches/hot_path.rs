@@ -187,6 +187,17 @@ fn transactions(bench: &Bench) {
         stage.prepare();
         bench.measure(&prepared, 1, || stage.execute_prepared());
     }
+    for count in [10, 10_000] {
+        let simple = format!("simple query to a standby, of {count} sessions");
+        let prepared = format!("Bind, Execute, Sync to a standby, of {count} sessions");
+        if !bench.wants(&simple) && !bench.wants(&prepared) {
+            continue;
+        }
+        let mut stage = Stage::routed(count);
+        bench.measure(&simple, 1, || stage.simple_query());
+        stage.prepare();
+        bench.measure(&prepared, 1, || stage.execute_prepared());
+    }
     for statements in [1, 10] {
         let name = format!("Parse, Bind, Describe, Execute {statements} times, Sync");
         if bench.wants(&name) {

@@ -4,12 +4,17 @@
 //! is sent, afterwards it only repeats itself, so that what is measured is the lane.
 
 use pgring_logic::action::{Action, Actions, Address, Progress, Want};
-use pgring_logic::config::{AuthMethod, Cluster, Config, Database, Node, PoolSettings, Routing};
-use pgring_logic::id::{ConnId, Core, Side};
+use pgring_logic::catalog::rows::{Operator, Relation, Rows};
+use pgring_logic::catalog::{Catalog, Lists};
+use pgring_logic::config::{
+    AuthMethod, Cluster, Config, Database, Node, PoolSettings, Reads, Routing,
+};
+use pgring_logic::id::{ConnId, Core, PoolKey, Side};
 use pgring_logic::lane::Lane;
 use pgring_logic::mail::{Entrance, Event, Mail, Peer};
 use pgring_logic::time::{Duration, Instant};
 use pgring_logic::topology::horizon::Horizon;
+use pgring_logic::topology::{Role, Standing, Topology};
 use pgring_wire::backend::write as say;
 use pgring_wire::client::write as ask;
 use pgring_wire::frame::{self, LENGTH_MAX};
@@ -35,20 +40,60 @@ pub struct Stage {
     pipeline_answer: Vec<u8>,
     /// Who has the server (the client inside a transaction, or first of the queue), and which.
     holder: Option<(ConnId, ConnId)>,
-    /// Whether the one server was permitted.
-    granted: bool,
+    /// Pools whose one server was permitted.
+    granted: Vec<PoolKey>,
 }
 
 impl Stage {
     /// A lane with `count` clients.
     pub fn open(count: usize) -> Self {
+        Self::before(count, config(Reads::Primary))
+    }
+
+    /// The same beside a standby, where reads go.
+    pub fn routed(count: usize) -> Self {
+        let mut stage = Self::before(count, config(Reads::Replicas));
+        let equal = Operator { schema: "pg_catalog".into(), name: "=".into(), volatile: false };
+        let accounts = Relation {
+            schema: "public".into(),
+            name: "pgbench_accounts".into(),
+            bound: false,
+            texts: Vec::new(),
+            view: None,
+        };
+        let rows = Rows {
+            read_committed: true,
+            operators: vec![equal],
+            relations: vec![accounts],
+            ..Rows::default()
+        };
+        let catalog = Some(Arc::new(Catalog::new(1, &rows, &Lists::default())));
+        stage.happens(Mail::Catalog { database: Arc::from("shop"), catalog });
+        let mut topology = Topology::default();
+        let nodes = topology.clusters.entry(Arc::from("main")).or_default();
+        for (name, role) in [("pg1", Role::Primary), ("pg2", Role::Standby)] {
+            nodes.insert(Arc::from(name), Standing { role, weight: 100, ..Standing::default() });
+        }
+        stage.happens(Mail::Topology(Arc::new(topology)));
+        let query = stage.query.clone();
+        stage.exchange(stage.clients[0], &query);
+        assert_eq!(stage.granted.len(), 2, "a read goes to the standby");
+        stage
+    }
+
+    fn happens(&mut self, mail: Mail) {
+        self.lane.handle(self.now, Event::Mail(mail), &mut self.actions);
+        self.settle(&[]);
+    }
+
+    fn before(count: usize, config: Config) -> Self {
         let (mut query, mut execute) = (Vec::new(), Vec::new());
         ask::query(&mut query, "select abalance from pgbench_accounts where aid = 4711");
         ask::bind(&mut execute, b"", b"S_1");
         ask::execute(&mut execute, b"");
         ask::sync(&mut execute);
         let mut stage = Self {
-            lane: Lane::new(Core(0), Arc::new(config()), [7; 32], 0),
+            lane: Lane::new(Core(0), Arc::new(config), [7; 32], 0),
             actions: Actions::default(),
             now: Instant::START,
             clients: Vec::new(),
@@ -60,7 +105,7 @@ impl Stage {
             query,
             execute,
             holder: None,
-            granted: false,
+            granted: Vec::new(),
         };
         for _ in 0..count {
             stage.enter();
@@ -258,7 +303,11 @@ impl Stage {
                 self.lane.handle(self.now, event, &mut self.actions);
             }
             if let Some(id) = server {
-                shown = answer(&sent);
+                // A startup packet has no tag: it begins with its length.
+                shown = match sent.first() {
+                    Some(0) => welcome(self.granted.last().is_some_and(|it| it.node.is_some())),
+                    Some(_) | None => answer(&sent),
+                };
                 let progress = self.lane.receive(self.now, id, &shown, &mut self.actions);
                 assert_eq!(progress.consumed, shown.len(), "{EVERYTHING}");
             }
@@ -302,11 +351,14 @@ fn target(actions: &Actions<Mail>, side: Side) -> ConnId {
     to.expect(EVERYTHING)
 }
 
-/// What the control thread answers: a permit for one server, to whoever needs the first.
-fn broker(mail: Mail, granted: &mut bool) -> Option<Event> {
+/// What the control thread answers: a permit for one server of a pool, to whoever needs the first.
+fn broker(mail: Mail, granted: &mut Vec<PoolKey>) -> Option<Event> {
     let Mail::Demand { pool, need, .. } = mail else { return None };
-    let first = need > 0 && !core::mem::replace(granted, true);
-    first.then_some(Event::Mail(Mail::Permit { pool, count: 1 }))
+    if need == 0 || granted.contains(&pool) {
+        return None;
+    }
+    granted.push(pool.clone());
+    Some(Event::Mail(Mail::Permit { pool, count: 1 }))
 }
 
 /// What the server answers to BEGIN.
@@ -317,18 +369,20 @@ fn opened() -> Vec<u8> {
     out
 }
 
+/// What a server says to who logs in.
+fn welcome(standby: bool) -> Vec<u8> {
+    let mut out = Vec::new();
+    say::authentication_ok(&mut out);
+    say::parameter_status(&mut out, "in_hot_standby", if standby { "on" } else { "off" });
+    say::parameter_status(&mut out, "server_version", "15.4");
+    say::backend_key_data(&mut out, 4711, &[1, 2, 3, 4]);
+    say::ready_for_query(&mut out, b'I');
+    out
+}
+
 /// What the server answers to these messages.
 fn answer(mut asked: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    // A startup packet has no tag: it begins with its length.
-    if asked.first() == Some(&0) {
-        say::authentication_ok(&mut out);
-        say::parameter_status(&mut out, "in_hot_standby", "off");
-        say::parameter_status(&mut out, "server_version", "15.4");
-        say::backend_key_data(&mut out, 4711, &[1, 2, 3, 4]);
-        say::ready_for_query(&mut out, b'I');
-        return out;
-    }
     while let Ok(Some(header)) = frame::header(asked, LENGTH_MAX) {
         let (message, rest) = asked.split_at(header.total());
         asked = rest;
@@ -355,12 +409,14 @@ fn row(out: &mut Vec<u8>) {
     say::command_complete(out, "SELECT 1");
 }
 
-fn config() -> Config {
-    let address = Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 5432)));
-    let node = Node::new("pg1", "127.0.0.1:5432", vec![address]);
+fn config(reads: Reads) -> Config {
+    let node = |name: &str, port| {
+        let address = Address::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        Node::new(name, &format!("127.0.0.1:{port}"), vec![address])
+    };
     let cluster = Arc::new(Cluster {
         name: "main".to_owned(),
-        nodes: vec![node],
+        nodes: vec![node("pg1", 5432), node("pg2", 5433)],
         failover: None,
         horizon: Horizon::default(),
     });
@@ -371,7 +427,7 @@ fn config() -> Config {
         user: None,
         password: None,
         pool: PoolSettings::default(),
-        routing: Routing::default(),
+        routing: Routing { reads, ..Routing::default() },
     };
     let mut config = Config {
         workers: 1,

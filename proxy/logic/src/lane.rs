@@ -43,6 +43,7 @@ mod rerun;
 mod segment;
 mod server;
 mod settle;
+mod standbys;
 mod stands;
 mod startup;
 mod statement_mode;

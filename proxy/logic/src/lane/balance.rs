@@ -1,19 +1,17 @@
 //! Which replica a read goes to, and what becomes of it where there is none.
 
 use crate::action::Action;
-use crate::config::{Database, Fallback};
+use crate::config::Fallback;
 use crate::id::ConnId;
-use crate::lane::place::{must_show, primary};
+use crate::lane::place::must_show;
 use crate::lane::pool::Pool;
 use crate::lane::wishes::NOWHERE;
 use crate::lane::{Lane, Out};
 use crate::mail::Mail;
-use crate::route::{Load, Wish, choose, share};
+use crate::route::{Load, choose};
 use crate::time::{Duration, Instant};
-use crate::topology::gate::Gate;
-use crate::topology::{Lsn, Role, Standing, Topology};
+use crate::topology::Lsn;
 use pgring_wire::backend::sqlstate;
-use std::sync::Arc;
 
 /// How many replicas one read chooses among.
 const REPLICAS_MAX: usize = 16;
@@ -127,12 +125,13 @@ impl Lane {
         without: Option<usize>,
         actions: &mut Out,
     ) -> Fit {
-        let Some((wish, comes)) = self.wish(id, home) else { return Fit::Unknown };
+        let Some((place, comes)) = self.wish(id, home) else { return Fit::Unknown };
         let mut choice = core::mem::take(&mut self.choice);
-        self.fill(now, home, (without, wish), &mut choice);
+        self.fill(now, home, (without, place), &mut choice);
         if choice.new {
-            self.make_replica_pools(home, wish);
-            self.fill(now, home, (without, wish), &mut choice);
+            self.make_replica_pools(home);
+            self.nodes(home);
+            self.fill(now, home, (without, place), &mut choice);
         }
         let (behind, paused) = (choice.behind, choice.paused);
         if behind && now.since(self.behind_told) >= BEHIND {
@@ -153,46 +152,37 @@ impl Lane {
         }
     }
 
-    /// What a read of this client asks of a replica, and whether that is waited for: what a session
-    /// has been told and cannot be read, or come, is not. None where nobody knows what there is.
-    fn wish(&mut self, id: ConnId, home: usize) -> Option<(Wish, bool)> {
-        let database = &self.pools[home].database;
-        let standings = self.topology.clusters.get(&*database.cluster.name)?;
-        let told = self.wishes.of(&self.clients.get(id)?.state).lsn;
-        let gate = gate(&self.topology, database);
-        let comes = told < NOWHERE && primary(standings, gate).is_some();
-        let client = self.clients.get_mut(id)?;
-        let lsn = must_show(client, database, told, (standings, gate));
-        let (lag_bytes_max, lag_max) =
-            (database.routing.lag_bytes_max as u64, database.routing.lag_max);
-        Some((Wish { lsn, lag_bytes_max, lag_max }, comes))
+    /// Which place a replica must have replayed for a read of this client, and whether that is
+    /// waited for: what a session has been told and cannot be read, or come, is not. None where
+    /// nobody knows what there is.
+    fn wish(&mut self, id: ConnId, home: usize) -> Option<(Lsn, bool)> {
+        let nodes = self.nodes(home);
+        let (asked, primary) = (nodes.asked, nodes.primary);
+        let client = self.clients.get_mut(id).filter(|_| asked)?;
+        let told = self.wishes.of(&client.state).lsn;
+        let comes = told < NOWHERE && primary.is_some();
+        Some((must_show(client, &self.pools[home].database, told, primary), comes))
     }
 
-    /// The replicas there are for a read that asks for this, but for one.
+    /// The replicas there are for a read that must show this place, but for one; the nodes are
+    /// drawn up.
     fn fill(
         &self,
         now: Instant,
         home: usize,
-        (without, wish): (Option<usize>, Wish),
+        (without, place): (Option<usize>, Lsn),
         choice: &mut Choice,
     ) {
         choice.clear();
-        let rank = &self.pools[home];
-        let routing = &rank.database.routing;
-        let gate = gate(&self.topology, &rank.database);
-        let standings = self.topology.clusters.get(&*rank.database.cluster.name);
-        for (node, standing) in standings.into_iter().flatten() {
+        for standby in &self.pools[home].nodes.standbys {
             if choice.loads.len() == REPLICAS_MAX {
                 break;
             }
-            if !reads(standing) || gate.is_some_and(|gate| gate.hides(node)) {
+            if standby.lsn < place {
+                choice.behind = true;
                 continue;
             }
-            if !wish.is_granted_by(standing) {
-                choice.behind |= Wish { lsn: Lsn(0), ..wish }.is_granted_by(standing);
-                continue;
-            }
-            let Some(pool) = self.replica_pool(home, node) else {
+            let Some(pool) = standby.pool.filter(|&pool| !self.pools[pool].removed) else {
                 choice.new = true;
                 continue;
             };
@@ -201,11 +191,8 @@ impl Lane {
             if rank.retry_at.is_some_and(|at| now < at) || rank.paused || without == Some(pool) {
                 continue;
             }
-            let weight = share(standing.weight, now.since(standing.since), routing.slow_start);
-            let weight = weight.div_ceil(standing.health.verdict.handicap());
-            choice.loads.push(load(now, rank, weight));
-            let near = !routing.zone.is_empty() && *standing.zone == *routing.zone;
-            choice.replicas.push(Replica { pool, near, steady: !standing.health.damped });
+            choice.loads.push(load(now, rank, standby.share(now)));
+            choice.replicas.push(Replica { pool, near: standby.near, steady: standby.steady });
         }
     }
 
@@ -225,45 +212,6 @@ impl Lane {
             self.look_again(now, id, actions);
         }
     }
-
-    /// The pool of a replica's servers for the clients of `home`, if there is one.
-    fn replica_pool(&self, home: usize, node: &str) -> Option<usize> {
-        let mut known = self.pools[home].replicas.iter();
-        let pool = known.find(|(name, _)| **name == *node).map(|(_, pool)| *pool)?;
-        (!self.pools[pool].removed).then_some(pool)
-    }
-
-    /// Each replica that may be chosen has one from now on.
-    #[cold]
-    fn make_replica_pools(&mut self, home: usize, wish: Wish) {
-        let database = Arc::clone(&self.pools[home].database);
-        let topology = Arc::clone(&self.topology);
-        let gate = gate(&topology, &database);
-        for (node, standing) in topology.clusters.get(&*database.cluster.name).into_iter().flatten()
-        {
-            let fits = reads(standing) && wish.is_granted_by(standing);
-            let hidden = gate.is_some_and(|gate| gate.hides(node));
-            if !fits || hidden || self.replica_pool(home, node).is_some() {
-                continue;
-            }
-            let key = self.pools[home].key.on(node);
-            let pool = self.pool_by_key(&key, &database);
-            let replicas = &mut self.pools[home].replicas;
-            replicas.retain(|(name, _)| name != node);
-            replicas.push((Arc::clone(node), pool));
-        }
-    }
-}
-
-/// The gate of a database's cluster, if it is one that fails over.
-fn gate<'t>(topology: &'t Topology, database: &Database) -> Option<&'t Gate> {
-    database.cluster.failover.as_ref()?;
-    Some(topology.gate(&database.cluster.name))
-}
-
-/// Whether a node takes reads at all.
-fn reads(standing: &Standing) -> bool {
-    standing.role == Role::Standby && standing.weight > 0
 }
 
 fn load(now: Instant, rank: &Pool, weight: u32) -> Load {

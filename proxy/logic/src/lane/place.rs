@@ -8,12 +8,12 @@ use crate::config::{Consistency, Database};
 use crate::hints::Hints;
 use crate::id::ConnId;
 use crate::lane::client::Client;
+use crate::lane::standbys::Primary;
 use crate::lane::wishes::NOWHERE;
 use crate::lane::{Lane, Out};
 use crate::ledger::Ledger;
 use crate::time::Instant;
-use crate::topology::gate::Gate;
-use crate::topology::{Lsn, Role, Standing, Standings};
+use crate::topology::Lsn;
 use pgring_wire::client::{Parse, bind_names, query};
 use pgring_wire::frame::{Header, LENGTH_MAX, header};
 
@@ -120,9 +120,8 @@ pub(super) fn must_show(
     client: &mut Client,
     database: &Database,
     told: Lsn,
-    (standings, gate): (&Standings, Option<&Gate>),
+    primary: Option<Primary>,
 ) -> Lsn {
-    let primary = primary(standings, gate);
     let everybody = match database.routing.consistency {
         Consistency::Eventual => return told,
         Consistency::Session => Lsn(0),
@@ -140,15 +139,4 @@ pub(super) fn must_show(
         client.committed = Instant::START;
     }
     client.lsn.max(everybody).max(told)
-}
-
-/// The primary, if there is exactly one; where there is a gate, the one it is open to.
-pub(super) fn primary<'s>(standings: &'s Standings, gate: Option<&Gate>) -> Option<&'s Standing> {
-    if let Some(gate) = gate {
-        let standing = standings.get(&**gate.primary()?)?;
-        return Some(standing).filter(|it| it.role == Role::Primary && it.error.is_none());
-    }
-    let mut primaries = standings.values().filter(|it| it.role == Role::Primary);
-    let only = primaries.next().filter(|it| it.error.is_none())?;
-    primaries.next().is_none().then_some(only)
 }

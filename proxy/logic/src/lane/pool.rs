@@ -13,6 +13,7 @@ use crate::id::{ConnId, Core, PoolKey};
 use crate::lane::gate::Stance;
 use crate::lane::nodes::{Ring, Round};
 use crate::lane::server::ServerError;
+use crate::lane::standbys::Nodes;
 use crate::mail::Stats;
 use crate::route::Latency;
 use crate::state::Parameters;
@@ -112,6 +113,8 @@ pub(super) struct Pool {
     pub(super) catalog: Option<Arc<Catalog>>,
     /// The pools of replicas that reads of this pool's clients have gone to, by node.
     pub(super) replicas: Vec<(Arc<str>, usize)>,
+    /// Where those reads may go.
+    pub(super) nodes: Nodes,
     /// How long its servers take to answer.
     pub(super) latency: Latency,
     pub(super) stats: Stats,
@@ -151,6 +154,7 @@ impl Pool {
             round: Round::default(),
             catalog: None,
             replicas: Vec::new(),
+            nodes: Nodes::default(),
             latency: Latency::default(),
             stats: Stats::default(),
             scheduled: Scheduled::default(),
