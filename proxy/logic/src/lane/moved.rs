@@ -50,6 +50,36 @@ pub(super) struct Reading {
     pub(super) leading: Option<Leading>,
 }
 
+impl Reading {
+    /// Whether all that comes of its answers is that they are heard.
+    pub(super) fn only_hears(&self) -> bool {
+        matches!(self.stage, Stage::Open | Stage::Whole) && self.leading.is_none()
+    }
+
+    /// The client hears an answer of the replica that is no error, nor the last.
+    pub(super) fn hear(&mut self, tag: u8, body: &[u8]) {
+        if is_early(tag, body) {
+            self.told += 1;
+        } else {
+            self.stage = Stage::Off;
+        }
+        if matches!(tag, b'T' | b't') {
+            // What is not shown whole cannot be compared.
+            self.described.extend_from_slice(body);
+            if self.described.len() > BYTES_MAX {
+                self.stage = Stage::Off;
+            }
+        }
+    }
+}
+
+/// Whether an answer comes before what a statement has done. A BEGIN in front of a read is no
+/// result of it.
+fn is_early(tag: u8, body: &[u8]) -> bool {
+    let begins = tag == b'C' && matches!(body, b"BEGIN\0" | b"START TRANSACTION\0");
+    begins || matches!(tag, b'1' | b'2' | b'3' | b'T' | b't' | b'n')
+}
+
 /// What becomes of an answer that is about to go to a client.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(super) enum Heard {
@@ -147,9 +177,7 @@ impl Lane {
         if matches!(tag, b'N' | b'S' | b'A') {
             return Heard::New;
         }
-        // A BEGIN in front of a read is no result of it.
-        let begins = tag == b'C' && matches!(body, b"BEGIN\0" | b"START TRANSACTION\0");
-        let early = begins || matches!(tag, b'1' | b'2' | b'3' | b'T' | b't' | b'n');
+        let early = is_early(tag, body);
         let describes = matches!(tag, b'T' | b't');
         let (client, pool, hides) = (far.client, far.pool, far.hides);
         if hides > 0 {
@@ -176,18 +204,7 @@ impl Lane {
             reading.stage = Stage::Off;
             return Heard::New;
         }
-        if early {
-            reading.told += 1;
-        } else {
-            reading.stage = Stage::Off;
-        }
-        if describes {
-            // What is not shown whole cannot be compared.
-            reading.described.extend_from_slice(body);
-            if reading.described.len() > BYTES_MAX {
-                reading.stage = Stage::Off;
-            }
-        }
+        reading.hear(tag, body);
         Heard::New
     }
 
