@@ -260,3 +260,97 @@ fn what_is_lost_with_its_standby_is_carried_out_though_its_client_has_said_goodb
     assert_eq!(trial.forwards_to(trial.client), ANSWERED.len());
     assert!(trial.closes(trial.client));
 }
+
+/// Shows what has come of a server and was not taken, with what comes now, as a driver does. Tells
+/// how much of it has gone to the client.
+fn comes(trial: &mut Trial, server: ConnId, kept: &mut Vec<u8>, bytes: &[u8]) -> usize {
+    kept.extend_from_slice(bytes);
+    let taken = trial.receives(server, kept);
+    kept.drain(..taken);
+    trial.forwards_to(trial.client)
+}
+
+/// What a client asks, what it is answered, and up to where that is no row: one statement, and two.
+fn reads() -> [(Vec<u8>, Vec<u8>, usize); 2] {
+    let mut row = Vec::new();
+    say::row_description(&mut row, &[say::Column::text("abalance")]);
+    let row_at = row.len();
+    say::data_row(&mut row, &[Some(b"17")]);
+    say::command_complete(&mut row, "SELECT 1");
+    let mut simple = row.clone();
+    say::ready_for_query(&mut simple, b'I');
+
+    let mut asks = Vec::new();
+    write::parse(&mut asks, b"", b"SELECT 1\0\0\0").expect("it is short");
+    write::bind(&mut asks, b"", b"");
+    write::describe(&mut asks, b'P', b"");
+    write::execute(&mut asks, b"");
+    let mut extended = Vec::new();
+    say::parse_complete(&mut extended);
+    say::bind_complete(&mut extended);
+    let extended_at = extended.len() + row_at;
+    extended.extend_from_slice(&row);
+    let pipeline = [&extended[..], &extended[..], b"Z\0\0\0\x05I"].concat();
+    let mut twice = asks.repeat(2);
+    write::sync(&mut twice);
+
+    [(query("SELECT 1"), simple, row_at), (twice, pipeline, extended_at)]
+}
+
+/// What comes of the standby is cut in two anywhere, and is all that comes of it: either no row has
+/// gone out, and the primary's answer is made a whole one by what has, or the client is closed.
+#[test]
+fn a_read_is_answered_once_wherever_its_standby_is_lost() {
+    for (asked, answer, row_at) in reads() {
+        for end in 0..answer.len() {
+            for cut in [0, end / 3, end / 2, end.saturating_sub(1)] {
+                let (mut trial, standby) = Trial::routed("");
+                assert_eq!(trial.client_says(&asked), asked.len());
+                let mut kept = Vec::new();
+                let mut heard = comes(&mut trial, standby, &mut kept, &answer[..cut]);
+                heard += comes(&mut trial, standby, &mut kept, &answer[cut..end]);
+                assert!(heard <= end, "{end}, {cut}: {heard} heard");
+                trial.happens(Event::Ended { conn: standby });
+                if heard > row_at {
+                    // In the middle of a row there is no room for words.
+                    assert!(trial.closes(trial.client), "{end}, {cut}");
+                    assert_eq!(trial.said_to(trial.server), b"", "{end}, {cut}: it was heard");
+                    continue;
+                }
+                assert!(trial.said_to(trial.server).ends_with(&asked), "{end}, {cut}");
+                let primary = trial.server;
+                heard += comes(&mut trial, primary, &mut Vec::new(), &answer);
+                assert_eq!(heard, answer.len(), "{end}, {cut}");
+            }
+        }
+    }
+}
+
+/// The same where the standby cancels it: between any two messages.
+#[test]
+fn a_read_is_answered_once_wherever_its_standby_cancels_it() {
+    for (asked, answer, row_at) in reads() {
+        let mut end = 0;
+        while answer[end] != b'Z' {
+            let (mut trial, standby) = Trial::routed("");
+            assert_eq!(trial.client_says(&asked), asked.len());
+            let notice = b"N\0\0\0\x0dSNOTICE\0\0";
+            let before = trial.receives(standby, notice) - notice.len();
+            let mut heard = before + comes(&mut trial, standby, &mut Vec::new(), &answer[..end]);
+            let cancelled = [&error("40001")[..], b"Z\0\0\0\x05I"].concat();
+            let more = comes(&mut trial, standby, &mut Vec::new(), &cancelled);
+            if heard > row_at {
+                assert_eq!(more, cancelled.len(), "{end}: it is the client's");
+                assert_eq!(trial.said_to(trial.server), b"", "{end}: it was heard");
+            } else {
+                assert_eq!(more, 0, "{end}: it is nothing to the client");
+                assert!(trial.said_to(trial.server).ends_with(&asked), "{end}");
+                let primary = trial.server;
+                heard += comes(&mut trial, primary, &mut Vec::new(), &answer);
+                assert_eq!(heard, answer.len(), "{end}");
+            }
+            let length = answer[end + 1..end + 5].try_into().map(u32::from_be_bytes);
+            end += 1 + length.expect("four bytes") as usize;
+        }
+    }
+}
