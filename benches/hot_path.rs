@@ -176,27 +176,18 @@ fn counters(bench: &Bench) {
 /// All of a lane: one message in, its actions out, the answer in, its actions out.
 fn transactions(bench: &Bench) {
     bench.section("lane: one transaction, both ways, with an idle server granted and given back");
-    for count in [10, 10_000] {
-        let simple = format!("simple query, of {count} sessions");
-        let prepared = format!("Bind, Execute, Sync, of {count} sessions");
-        if !bench.wants(&simple) && !bench.wants(&prepared) {
-            continue;
+    for to in ["", " to a standby"] {
+        for count in [10, 10_000] {
+            let simple = format!("simple query{to}, of {count} sessions");
+            let prepared = format!("Bind, Execute, Sync{to}, of {count} sessions");
+            if !bench.wants(&simple) && !bench.wants(&prepared) {
+                continue;
+            }
+            let mut stage = if to.is_empty() { Stage::open(count) } else { Stage::routed(count) };
+            bench.measure(&simple, 1, || stage.simple_query());
+            stage.prepare();
+            bench.measure(&prepared, 1, || stage.execute_prepared());
         }
-        let mut stage = Stage::open(count);
-        bench.measure(&simple, 1, || stage.simple_query());
-        stage.prepare();
-        bench.measure(&prepared, 1, || stage.execute_prepared());
-    }
-    for count in [10, 10_000] {
-        let simple = format!("simple query to a standby, of {count} sessions");
-        let prepared = format!("Bind, Execute, Sync to a standby, of {count} sessions");
-        if !bench.wants(&simple) && !bench.wants(&prepared) {
-            continue;
-        }
-        let mut stage = Stage::routed(count);
-        bench.measure(&simple, 1, || stage.simple_query());
-        stage.prepare();
-        bench.measure(&prepared, 1, || stage.execute_prepared());
     }
     for statements in [1, 10] {
         let name = format!("Parse, Bind, Describe, Execute {statements} times, Sync");
