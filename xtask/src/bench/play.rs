@@ -11,8 +11,8 @@ use super::target::{Subject, Target};
 use super::usage;
 use crate::process::Outcome;
 
-/// The least part of transactions that standbys do where reads are split: two thirds of the nodes
-/// are standbys and nine of ten transactions read.
+/// The least part of transactions that standbys do where reads are split: half of what equal shares
+/// give, where two of three nodes are standbys and nine of ten transactions read.
 const SHARE_MIN: f64 = 0.3;
 
 /// Runs one subject once in a case.

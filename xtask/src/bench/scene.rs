@@ -106,8 +106,7 @@ impl Scene {
     pub(super) fn on_standbys(&self, case: &Case) -> Outcome<u64> {
         let sql = format!("SELECT xact_commit FROM pg_stat_database WHERE datname = '{DATABASE}'");
         let ask = |port| {
-            let login = Login { user: TRUSTED, ..login(case, port) };
-            let said = self.site.ask(&login, &sql)?;
+            let said = self.site.ask(&login(case, port), &sql)?;
             said.parse::<u64>().map_err(|_| format!("a standby counts `{said}` transactions"))
         };
         self.standby_ports(case).into_iter().map(ask).sum()

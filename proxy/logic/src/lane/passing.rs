@@ -22,8 +22,8 @@ impl Lane {
         }
         let Some(far) = self.servers.get_mut(id).and_then(Far::server_mut) else { return 0 };
         let Some(client) = far.client else { return 0 };
-        let reading = self.clients.get_mut(client).and_then(|client| client.reading.as_deref_mut());
-        let reading = reading.filter(|_| counted);
+        let near = if counted { self.clients.get_mut(client) } else { None };
+        let reading = near.and_then(|client| client.reading.as_deref_mut());
         if reading.as_ref().is_some_and(|reading| !reading.only_hears()) {
             return 0;
         }
