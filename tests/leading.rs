@@ -59,13 +59,13 @@ fn a_transaction_that_only_reads_is_a_standbys_and_one_that_writes_moves() {
     assert_eq!(say(&mut client, "COMMIT"), "COMMIT I");
     assert_eq!(scene.pgring.queries("pg2"), before);
     // And nobody hears of one without a statement.
-    let primary = scene.pgring.queries("pg1");
+    let primary = scene.pgring.queries_of_primary();
     assert_eq!(say(&mut client, "begin work;"), "BEGIN T");
     assert_eq!(told(&mut client, &sync()), " T");
     assert_eq!(say(&mut client, "rollback"), "ROLLBACK I");
     assert_eq!(say(&mut client, "BEGIN"), "BEGIN T");
     assert_eq!(say(&mut client, "End;"), "COMMIT I");
-    assert_eq!((scene.pgring.queries("pg2"), scene.pgring.queries("pg1")), (before, primary));
+    assert_eq!((scene.pgring.queries("pg2"), scene.pgring.queries_of_primary()), (before, primary));
     // Who leaves in one takes nothing along.
     say(&mut client, "BEGIN");
     drop(client);

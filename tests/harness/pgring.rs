@@ -248,12 +248,21 @@ impl Pgring {
         self.settings.write(&self.home);
     }
 
-    /// Queries that a node has got so far.
+    /// Queries that a standby has got so far.
     pub fn queries(&self, node: &str) -> u64 {
-        let (_, metrics) = http(self.http(), "/metrics");
         let label = format!("node=\"{node}\"");
+        self.queries_where(|line| line.contains(&label))
+    }
+
+    /// Those that the primary has got.
+    pub fn queries_of_primary(&self) -> u64 {
+        self.queries_where(|line| !line.contains("node=\""))
+    }
+
+    fn queries_where(&self, counts: impl Fn(&str) -> bool) -> u64 {
+        let (_, metrics) = http(self.http(), "/metrics");
         let lines = metrics.lines().filter(|line| line.starts_with("pgring_queries_total{"));
-        let numbers = lines.filter(|line| line.contains(&label)).filter_map(|line| {
+        let numbers = lines.filter(|line| counts(line)).filter_map(|line| {
             line.rsplit_once(' ').and_then(|(_, number)| number.parse::<u64>().ok())
         });
         numbers.sum()
