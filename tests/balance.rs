@@ -1,5 +1,5 @@
 //! How reads are shared among standbys, under pgbench: evenly, by speed, and without an error when
-//! one of them is killed.
+//! one of them is killed; and with the primary, where that takes its part.
 
 use pgring_tests::command::{Outcome, at_most_minutes, run, say, until};
 use pgring_tests::delay::Delay;
@@ -15,20 +15,24 @@ use std::time::Duration;
 
 /// A primary with pgbench's tables and two standbys.
 struct Scene {
-    _primary: Postgres,
+    primary: Postgres,
     standbys: [Postgres; 2],
     pgring: Pgring,
 }
 
 /// The way to the first standby may lead elsewhere.
 fn scene(way: impl FnOnce(SocketAddr) -> SocketAddr) -> Scene {
+    scene_with(way, "replicas")
+}
+
+fn scene_with(way: impl FnOnce(SocketAddr) -> SocketAddr, reads: &str) -> Scene {
     let primary = Postgres::start();
     primary.fill_pgbench(1);
     let standbys = [primary.start_standby(&[]), primary.start_standby(&[])];
     let nodes = [primary.address(), way(standbys[0].address()), standbys[1].address()];
     let settings = Settings::new(&primary).nodes(&nodes.map(|node| node.to_string()));
     let settings = settings.set("monitor.user", "guest").set("monitor.interval", "50ms");
-    let settings = settings.set("routing.reads", "replicas").set("routing.slow_start", "off");
+    let settings = settings.set("routing.reads", reads).set("routing.slow_start", "off");
     // One worker, so that each has enough to go by.
     let pgring = settings.set("workers", 1).set("pool.size", 40).start();
     let mut client = Wire::login(pgring.address(), "app");
@@ -37,7 +41,7 @@ fn scene(way: impl FnOnce(SocketAddr) -> SocketAddr) -> Scene {
         client.query(count);
         queries(&pgring).iter().all(|queries| *queries > 0)
     });
-    Scene { _primary: primary, standbys, pgring }
+    Scene { primary, standbys, pgring }
 }
 
 /// Queries that each standby has got so far.
@@ -105,7 +109,7 @@ fn a_slow_standby_gets_little_for_as_long_as_it_is_slow() {
 #[test]
 fn a_standby_killed_under_load_costs_no_read() {
     at_most_minutes(5);
-    let Scene { _primary, mut standbys, pgring } = scene(|address| address);
+    let Scene { primary: _primary, mut standbys, pgring } = scene(|address| address);
     let seconds = amount("PGRING_BENCH_SECONDS", 3) + 2;
     thread::scope(|scope| {
         let before = queries(&pgring);
@@ -115,4 +119,36 @@ fn a_standby_killed_under_load_costs_no_read() {
         load.join().expect("no error");
     });
     assert_eq!(pgring.violations(), Some(0));
+}
+
+#[test]
+fn the_primary_takes_its_part_for_as_long_as_it_lives() {
+    at_most_minutes(5);
+    let Scene { mut primary, standbys: _standbys, pgring } = scene_with(|address| address, "all");
+    pgbench(&pgring, 1);
+    let all = || [pgring.queries_of_primary(), pgring.queries("pg2"), pgring.queries("pg3")];
+    let before = all();
+    pgbench(&pgring, amount("PGRING_BENCH_SECONDS", 3));
+    let counts = all().into_iter().zip(before).map(|(after, before)| after - before);
+    let counts: Vec<_> = counts.map(|count| u32::try_from(count).expect("it is short")).collect();
+    let sum = f64::from(counts.iter().sum::<u32>());
+    let shares: Vec<_> = counts.iter().map(|count| 100.0 * f64::from(*count) / sum).collect();
+    say(&format!("the primary and two standbys: {shares:.1?} %"));
+    assert!(shares.iter().all(|share| (25.0..=42.0).contains(share)), "{shares:.1?} %");
+
+    let mut client = Wire::login(pgring.address(), "app");
+    let count = "SELECT count(*) FROM pgbench_branches";
+    client.query(count);
+    primary.end();
+    let mut console = pgring.console();
+    until("the primary to be missed", SOON, || {
+        console.find("SHOW NODES", "node", "pg1").is_some_and(|row| row["role"] == "unknown")
+    });
+    let before = all();
+    for _ in 0..100 {
+        assert_eq!(client.rows(count), ["1"]);
+    }
+    let after = all();
+    assert_eq!(after[0], before[0], "none goes to where the primary was");
+    assert!(after[1] > before[1] && after[2] > before[2]);
 }

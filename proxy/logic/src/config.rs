@@ -191,6 +191,18 @@ pub enum Reads {
     Primary,
     /// Replicas, if there is one that will do.
     Replicas,
+    /// Replicas and the primary, each by its weight.
+    All,
+}
+
+impl Reads {
+    /// Whether any of them leave the primary.
+    pub fn leave(self) -> bool {
+        match self {
+            Self::Primary => false,
+            Self::Replicas | Self::All => true,
+        }
+    }
 }
 
 /// Who gets a read that no replica is fit for: none answers, or all are too far behind. What a

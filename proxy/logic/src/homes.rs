@@ -4,7 +4,7 @@
 //! travel to whoever waits, and each lane would wake for little. So it is at home on few lanes,
 //! where its clients are brought together.
 
-use crate::config::{Config, Reads};
+use crate::config::Config;
 use crate::hash::Keys;
 use crate::id::{Core, PoolKey};
 
@@ -31,7 +31,8 @@ impl Homes {
             return everywhere;
         }
         let routing = &database.routing;
-        let reads = [routing.reads, routing.leading_reads].contains(&Reads::Replicas)
+        let reads = routing.reads.leave()
+            || routing.leading_reads.leave()
             || !config.listen_readonly.is_empty();
         let nodes = if reads { database.cluster.nodes.len() } else { 1 };
         let servers = (size + database.pool.reserve_size) * nodes.max(1);

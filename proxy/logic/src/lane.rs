@@ -110,6 +110,8 @@ pub struct Lane {
     chance: Chance,
     choice: Choice,
     wishes: KnownWishes,
+    /// Somebody has asked for a replica for a text of the segment that was looked at last.
+    replica_asked: bool,
     /// Clients whose reads wait for a replica that shows what they must.
     behind: Vec<ConnId>,
     /// Replication clients for whom no server may be opened yet.
@@ -163,6 +165,7 @@ impl Lane {
             chance: Chance::new(hash_seed),
             choice: Choice::default(),
             wishes: KnownWishes::default(),
+            replica_asked: false,
             behind: Vec::new(),
             gated: Vec::new(),
             behind_told: Instant::START,

@@ -93,13 +93,17 @@ impl Control {
             return Err(Failure { hint, ..Failure::new(sqlstate::SYNTAX_ERROR, message) });
         };
         let catalog = state.catalogs.get(name).and_then(|edition| edition.catalog.as_deref());
-        Ok(route::explain(sql, is_routed(&state.config, name), catalog))
+        Ok(route::explain(sql, reads_of(&state.config, name), catalog))
     }
 
     /// Where the statements went that came most often.
     pub(super) fn routes(&self, reports: &[Report]) -> Vec<Vec<Cell>> {
         let state = self.state.borrow();
-        route::top(reports, |name| state.catalogs.get(name)?.catalog.as_deref())
+        route::top(reports, |name| {
+            let edition = state.catalogs.get(name);
+            let catalog = edition.and_then(|edition| edition.catalog.as_deref());
+            (reads_of(&state.config, name), catalog)
+        })
     }
 
     /// Reads everything again that was read before.
@@ -274,7 +278,12 @@ pub(super) fn forget_unrouted(editions: &mut BTreeMap<Arc<str>, Edition>, config
     }
 }
 
-/// Whether reads of a database go to replicas.
+/// Where reads of a database go.
+fn reads_of(config: &Config, database: &str) -> Reads {
+    config.database(database).map_or(Reads::Primary, |found| found.routing.reads)
+}
+
+/// Whether reads of a database may leave the primary.
 fn is_routed(config: &Config, database: &str) -> bool {
-    config.database(database).is_some_and(|found| found.routing.reads == Reads::Replicas)
+    reads_of(config, database).leave()
 }

@@ -3,7 +3,6 @@
 use crate::clock;
 use crate::control::monitor::{Answer, Hears};
 use crate::control::{Control, State};
-use pgring_logic::config::Reads;
 use pgring_logic::mail::Mail;
 use pgring_logic::time::Instant;
 use pgring_logic::topology::gate::Writes;
@@ -123,8 +122,8 @@ impl Control {
     fn tell_routers(&self) {
         let state = self.state.borrow();
         let mut routed = state.config.databases.iter();
-        let routed = routed.any(|it| it.routing.reads == Reads::Replicas)
-            || !state.config.listen_readonly.is_empty();
+        let routed =
+            routed.any(|it| it.routing.reads.leave()) || !state.config.listen_readonly.is_empty();
         let topology = routed.then(|| Arc::new(state.topology.clone()));
         drop(state);
         let Some(topology) = topology else { return };

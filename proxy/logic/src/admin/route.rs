@@ -5,6 +5,7 @@ use crate::catalog::Catalog;
 use crate::classify::cache::Route;
 use crate::classify::comment::{Hint, hint};
 use crate::classify::{Class, Name, Names, classify};
+use crate::config::Reads;
 use crate::mail::Report;
 use core::cmp::Reverse;
 use core::fmt;
@@ -12,15 +13,25 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) const COLUMNS: [Column; 2] = [text("target"), text("reason")];
 
-/// Where a statement goes that comes outside a transaction. `catalog`: that of its database, if it
-/// is known; `routed`: whether reads of the database go to replicas.
-pub fn explain(sql: &str, routed: bool, catalog: Option<&Catalog>) -> Vec<Vec<Cell>> {
-    let (replica, reason) = decide(sql, routed, catalog);
-    vec![vec![word(if replica { "replica" } else { "primary" }), word(reason)]]
+/// Where a statement goes that comes outside a transaction. `reads`: where those of its database
+/// go; `catalog`: that of the database, if it is known.
+pub fn explain(sql: &str, reads: Reads, catalog: Option<&Catalog>) -> Vec<Vec<Cell>> {
+    let (replica, reason) = decide(sql, reads, catalog);
+    let shared = reads == Reads::All && hint(sql.as_bytes()) != Some(Hint::Replica);
+    vec![vec![target(replica, shared), word(reason)]]
 }
 
-fn decide(sql: &str, routed: bool, catalog: Option<&Catalog>) -> (bool, String) {
-    if !routed {
+/// `shared`: the primary takes its part of what may go to a replica.
+fn target(replica: bool, shared: bool) -> Cell {
+    word(match (replica, shared) {
+        (false, _) => "primary",
+        (true, false) => "replica",
+        (true, true) => "any",
+    })
+}
+
+fn decide(sql: &str, reads: Reads, catalog: Option<&Catalog>) -> (bool, String) {
+    if !reads.leave() {
         return (false, "routing.reads of the database is \"primary\"".to_owned());
     }
     let asked = hint(sql.as_bytes());
@@ -86,10 +97,11 @@ pub(crate) const ROUTES: [Column; 8] = [
 /// How many statements SHOW ROUTES has.
 const ROUTES_MAX: usize = 100;
 
-/// Where the statements went that came most often, on all lanes.
+/// Where the statements went that came most often, on all lanes. `known`: where the reads of a
+/// database go, and its catalog, if that is known.
 pub fn top<'c>(
     reports: &[Report],
-    catalog: impl Fn(&str) -> Option<&'c Catalog>,
+    known: impl Fn(&str) -> (Reads, Option<&'c Catalog>),
 ) -> Vec<Vec<Cell>> {
     let mut sums: BTreeMap<(&str, &str), Route> = BTreeMap::new();
     for route in reports.iter().flat_map(|report| &report.routes) {
@@ -106,10 +118,10 @@ pub fn top<'c>(
     let mut routes: Vec<_> = sums.into_values().collect();
     routes.sort_by_key(|route| Reverse(route.seen));
     routes.truncate(ROUTES_MAX);
-    routes.iter().map(|route| row(route, catalog(&route.database))).collect()
+    routes.iter().map(|route| row(route, known(&route.database))).collect()
 }
 
-fn row(route: &Route, catalog: Option<&Catalog>) -> Vec<Cell> {
+fn row(route: &Route, (reads, catalog): (Reads, Option<&Catalog>)) -> Vec<Cell> {
     let (replica, reason) = judge(&route.class, catalog);
     let (replica, reason) = if route.refused {
         (false, "a standby has refused it".to_owned())
@@ -123,7 +135,7 @@ fn row(route: &Route, catalog: Option<&Catalog>) -> Vec<Cell> {
         number(route.moved),
         number(route.moved * 100 / route.seen.max(1)),
         number(u64::try_from(route.time.as_micros()).unwrap_or(u64::MAX)),
-        word(if replica { "replica" } else { "primary" }),
+        target(replica, reads == Reads::All),
         word(reason),
     ]
 }
@@ -144,27 +156,29 @@ fn only_reads(names: &Names) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{decide, top};
+    use super::{classify, decide, explain, top};
     use crate::admin::show::Cell;
     use crate::admin::world::tests::reports;
     use crate::catalog::Catalog;
+    use crate::config::Reads;
+    use std::sync::Arc;
 
     #[test]
     fn lanes_are_added_up_and_what_was_refused_says_so() {
         let mut reports = reports();
-        let rows = top(&reports, |_| None);
+        let rows = top(&reports, |_| (Reads::Replicas, None));
         let said = |row: &[Cell]| row.iter().flatten().cloned().collect::<Vec<_>>().join("|");
         let sums = "shop|select a from t|10|7|70|10000|primary|the catalog of the database";
         assert!(said(&rows[0]).starts_with(sums), "{rows:?}");
         reports[1].routes[0].refused = true;
-        let rows = top(&reports, |_| None);
+        let rows = top(&reports, |_| (Reads::Replicas, None));
         assert!(said(&rows[0]).ends_with("primary|a standby has refused it"), "{rows:?}");
     }
 
     #[test]
     fn every_answer_has_its_reason() {
         let catalog = Catalog::default();
-        let says = |sql| decide(sql, true, Some(&catalog));
+        let says = |sql| decide(sql, Reads::Replicas, Some(&catalog));
         assert_eq!(says("SELECT 1"), (true, "it only reads".to_owned()));
         for (sql, reason) in [
             ("INSERT INTO t VALUES (1)", "INSERT"),
@@ -179,11 +193,34 @@ mod tests {
             let (replica, found) = says(sql);
             assert!(!replica && found.contains(reason), "{sql}: {found}");
         }
-        assert!(!decide("SELECT 1", false, Some(&catalog)).0);
-        assert!(decide("SELECT 1", true, None).1.contains("not known yet"));
+        assert!(!decide("SELECT 1", Reads::Primary, Some(&catalog)).0);
+        assert!(decide("SELECT 1", Reads::Replicas, None).1.contains("not known yet"));
         assert!(says("BEGIN READ ONLY").0);
         assert!(!says("/* pgring: primary */ SELECT 1").0);
         assert!(says("/* pgring: replica */ SELECT f()").0);
         assert!(!says("/* pgring: replica */ INSERT INTO t SELECT 1").0);
+    }
+
+    #[test]
+    fn what_the_primary_shares_may_go_anywhere() {
+        let catalog = Catalog::default();
+        for (sql, target) in [
+            ("SELECT 1", "any"),
+            ("BEGIN READ ONLY", "any"),
+            ("/* pgring: replica */ SELECT 1", "replica"),
+            ("/* pgring: replica */ SELECT f()", "replica"),
+            ("/* pgring: primary */ SELECT 1", "primary"),
+            ("DELETE FROM t", "primary"),
+        ] {
+            let rows = explain(sql, Reads::All, Some(&catalog));
+            assert_eq!(rows[0][0].as_deref(), Some(target), "{sql}");
+        }
+        let catalog = &catalog;
+        let mut reports = reports();
+        reports[0].routes[0].class = Arc::new(classify(b"SELECT 1"));
+        for (reads, target) in [(Reads::Replicas, "replica"), (Reads::All, "any")] {
+            let rows = top(&reports[..1], |_| (reads, Some(catalog)));
+            assert_eq!(rows[0][6].as_deref(), Some(target));
+        }
     }
 }

@@ -122,6 +122,7 @@ fn reads(reads: Reads) -> &'static str {
     match reads {
         Reads::Primary => "primary",
         Reads::Replicas => "replicas",
+        Reads::All => "all",
     }
 }
 

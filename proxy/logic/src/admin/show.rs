@@ -6,7 +6,7 @@ use crate::admin::settings;
 use crate::admin::stats;
 use crate::admin::world::{Phase, World};
 use crate::admin::{events, nodes, topology};
-use crate::config::PoolMode;
+use crate::config::{PoolMode, Reads};
 use crate::id::Core;
 use crate::mail::{ClientReport, Peer, PoolReport, ServerReport};
 
@@ -186,7 +186,7 @@ pub fn rows(command: &Command, world: &World<'_>) -> Vec<Vec<Cell>> {
         Show::Pins => pins(world),
         Show::Pools => world.pools().values().map(pool).collect(),
         // Whoever has catalogs says more.
-        Show::Routes => route::top(world.reports, |_| None),
+        Show::Routes => route::top(world.reports, |_| (Reads::Primary, None)),
         Show::Servers => servers(world),
         Show::State => state(world.phase),
         Show::Stats => stats::rows(world, true, true),

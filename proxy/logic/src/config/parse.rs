@@ -4,8 +4,7 @@ use crate::config::error::Errors;
 use crate::config::table::{At, Table};
 use crate::config::{
     Auth, AuthMethod, Cluster, Config, ConfigError, Database, Limits, Node, Password, PoolMode,
-    PoolSettings, Reads, Routing, Users, address, failover, listeners, monitor, pool, routing,
-    users,
+    PoolSettings, Routing, Users, address, failover, listeners, monitor, pool, routing, users,
 };
 use crate::time::Duration;
 use crate::topology::horizon::Horizon;
@@ -221,10 +220,11 @@ fn databases(
 
 /// What replicas need to get reads.
 fn routes(config: &Config, errors: &mut Errors) {
-    let routed = |database: &&Arc<Database>| database.routing.reads == Reads::Replicas;
+    let routed = |database: &&Arc<Database>| database.routing.reads.leave();
     let mut routed = config.databases.iter().filter(routed);
     if config.monitor.user.is_none() && routed.clone().next().is_some() {
-        let message = "missing; routing.reads = \"replicas\" needs to know where nodes stand";
+        let message =
+            "missing; routing.reads other than \"primary\" needs to know where nodes stand";
         errors.push(0, "monitor.user", message);
     } else if config.monitor.user.is_none() && !config.listen_readonly.is_empty() {
         let message = "missing; listen_readonly needs to know where nodes stand";
@@ -232,7 +232,7 @@ fn routes(config: &Config, errors: &mut Errors) {
     }
     if let Some(database) = routed.find(|database| database.pool.mode == PoolMode::Session) {
         let message = format!(
-            "\"replicas\" has no effect on {:?}, whose pool.mode is \"session\"",
+            "only \"primary\" has an effect on {:?}, whose pool.mode is \"session\"",
             database.name
         );
         errors.push(0, "routing.reads", message);

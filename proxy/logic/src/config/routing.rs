@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 
 /// Lays the keys of `table` over `routing`.
 pub(super) fn lay_over(routing: &mut Routing, mut table: Table<'_>, errors: &mut Errors) {
-    let reads = [("primary", Reads::Primary), ("replicas", Reads::Replicas)];
+    let reads = [("primary", Reads::Primary), ("replicas", Reads::Replicas), ("all", Reads::All)];
     table.choice("reads", &reads, &mut routing.reads, errors);
-    table.choice("leading_reads", &reads, &mut routing.leading_reads, errors);
+    table.choice("leading_reads", &reads[..2], &mut routing.leading_reads, errors);
     let levels = [
         ("strict", Consistency::Strict),
         ("session", Consistency::Session),
@@ -74,7 +74,7 @@ fn pattern(name: &str) -> Pattern {
 #[cfg(test)]
 mod tests {
     use super::pattern;
-    use crate::config::{Route, Routing, Rule};
+    use crate::config::{Reads, Route, Routing, Rule};
 
     #[test]
     fn a_rule_says_whose_statements_go_where() {
@@ -96,6 +96,32 @@ mod tests {
                  \"replica\"?",
             ]
         );
+    }
+
+    #[test]
+    fn reads_go_where_the_config_says_if_it_can_be_had() {
+        let nodes = "[auth]\nmethod = \"trust\"\n[[clusters]]\nname = \"a\"\n\
+                     [[clusters.nodes]]\nname = \"b\"\naddress = \"127.0.0.1:1\"\n\
+                     [[databases]]\nname = \"*\"\ncluster = \"a\"\n";
+        let read = |more: &str| {
+            crate::config::parse(&format!("{more}\n{nodes}"), &mut |_: &_| Ok(String::new()))
+                .map(|config| config.databases[0].routing.reads)
+                .map_err(|errors| errors.iter().map(ToString::to_string).collect::<String>())
+        };
+        assert_eq!(read(""), Ok(Reads::Primary));
+        let user = "monitor.user = \"m\"\n";
+        for (word, reads) in [("replicas", Reads::Replicas), ("all", Reads::All)] {
+            let asked = format!("routing.reads = \"{word}\"");
+            assert_eq!(read(&format!("{user}{asked}")), Ok(reads));
+            let error = read(&asked).expect_err("nobody knows where the nodes stand");
+            assert!(error.contains("monitor.user: missing"), "{error}");
+            let error = read(&format!("{user}{asked}\npool.mode = \"session\""));
+            let error = error.expect_err("a session stays where it is");
+            assert!(error.contains("only \"primary\" has an effect"), "{error}");
+        }
+        // What may write later begins on a standby, or not.
+        let error = read(&format!("{user}routing.leading_reads = \"all\"")).expect_err("no word");
+        assert!(error.contains("unknown value \"all\""), "{error}");
     }
 
     #[test]

@@ -10,11 +10,11 @@ use crate::catalog::Catalog;
 use crate::classify::Reason;
 use crate::classify::cache::Verdict;
 use crate::classify::comment::{Hint, hint};
-use crate::config::{Consistency, Route};
+use crate::config::{Consistency, Reads, Route};
 use crate::hints::Hints;
 use crate::id::ConnId;
 use crate::lane::balance::Place;
-use crate::lane::client::Failing;
+use crate::lane::client::{Aimed, Failing};
 use crate::lane::{Lane, Out};
 use crate::mail::Mail;
 use crate::time::Instant;
@@ -89,7 +89,7 @@ impl Lane {
         self.verdicts.take_last();
         let aims = matches!(bytes.first(), Some(b'Q' | b'P' | b'B' | b'D' | b'C' | b'E' | b'F'));
         let Some(server) = client.server else {
-            let open = aims && client.wait.is_none() && !client.aimed;
+            let open = aims && client.wait.is_none() && client.aimed == Aimed::No;
             if open && client.readonly {
                 return self.aim_readonly(now, id, home, bytes, actions);
             }
@@ -142,9 +142,10 @@ impl Lane {
         let aim = self.aim_of(id, home, bytes);
         let aim = self.aim_of_led(id, aim, bytes);
         self.note_primary(id, aim);
+        let shared = self.is_shared(id, home, aim);
         let place = match aim {
             Aim::Replica | Aim::Guess | Aim::Opens | Aim::Begin if !self.is_bound(id) => {
-                self.place_of_read(now, id, home, actions)
+                self.place_of_read(now, id, (home, shared), actions)
             }
             Aim::Replica
             | Aim::Guess
@@ -176,7 +177,11 @@ impl Lane {
         }
         if let Some(client) = self.clients.get_mut(id) {
             client.pool = Some(pool);
-            client.aimed = aim != Aim::Open;
+            client.aimed = match (aim, shared) {
+                (Aim::Open, _) => Aimed::No,
+                (_, true) => Aimed::Shared,
+                (_, false) => Aimed::Yes,
+            };
         }
         if aim == Aim::Open {
             return false;
@@ -185,8 +190,19 @@ impl Lane {
         false
     }
 
+    /// Whether the primary takes its part of such reads of a client: not of those for which
+    /// somebody has asked for a replica, and not of a transaction's that may write later.
+    fn is_shared(&mut self, id: ConnId, home: usize, aim: Aim) -> bool {
+        self.pools[home].database.routing.reads == Reads::All
+            && matches!(aim, Aim::Replica | Aim::Opens)
+            && !self.replica_asked
+            && !self.is_deferred(id)
+            && !self.is_bound(id)
+    }
+
     /// What the segment that begins with these bytes asks for.
     pub(super) fn aim_of(&mut self, id: ConnId, home: usize, bytes: &[u8]) -> Aim {
+        self.replica_asked = false;
         if bytes.first() == Some(&b'Q') {
             return self.aim_of_message(id, home, bytes);
         }
@@ -282,6 +298,7 @@ impl Lane {
         }
         let strict = self.pools[home].database.routing.consistency == Consistency::Strict;
         let asked = hint(text).or_else(|| self.asked_by_session(id, home));
+        self.replica_asked |= asked == Some(Hint::Replica);
         // Without a catalog nothing is a read.
         let catalog = self.pools[home].catalog.as_ref();
         let edition = catalog.map_or(0, |catalog| catalog.version());
@@ -395,10 +412,11 @@ impl Lane {
         self.aim_of_text(id, home, super::lending::text_of(&body))
     }
 
-    /// A replica cannot be reached: whoever waits for it goes to the primary.
+    /// A node cannot be reached: whoever waits for a replica goes to the primary, and reads that
+    /// the primary shares go to a replica.
     pub(super) fn fall_back(&mut self, now: Instant, pool: usize, actions: &mut Out) {
         if self.pools[pool].key.node.is_none() {
-            return;
+            return self.spread(now, pool, actions);
         }
         let waiting: Vec<ConnId> = self.pools[pool].queued().map(|(id, _)| id).collect();
         for id in waiting {

@@ -1,10 +1,12 @@
-//! Which replica a read goes to, and what becomes of it where there is none.
+//! Which node a read goes to, and what becomes of it where there is none.
 
 use crate::action::Action;
-use crate::config::Fallback;
+use crate::config::{Fallback, Reads};
 use crate::id::ConnId;
+use crate::lane::client::Aimed;
 use crate::lane::place::must_show;
 use crate::lane::pool::Pool;
+use crate::lane::standbys::Part;
 use crate::lane::wishes::NOWHERE;
 use crate::lane::{Lane, Out};
 use crate::mail::Mail;
@@ -13,15 +15,26 @@ use crate::time::{Duration, Instant};
 use crate::topology::Lsn;
 use pgring_wire::backend::sqlstate;
 
-/// How many replicas one read chooses among.
-const REPLICAS_MAX: usize = 16;
+/// How many nodes one read chooses among.
+const NODES_MAX: usize = 16;
 
 /// How often a lane says that reads wait for replicas.
 const BEHIND: Duration = Duration::from_millis(100);
 
+/// What a read may go to.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Among {
+    /// Any node.
+    All,
+    /// Standbys only.
+    Standbys,
+    /// The same, but for that of this pool.
+    StandbysBut(usize),
+}
+
 /// What there is for a read.
 pub(super) enum Fit {
-    /// The replica of this pool.
+    /// The node of this pool.
     Pool(usize),
     /// Replicas that have not replayed yet what it must show.
     Later,
@@ -31,11 +44,11 @@ pub(super) enum Fit {
     Nobody,
 }
 
-/// The replicas that a read may go to. A lane has one, for the memory of its lists.
+/// The nodes that a read may go to. A lane has one, for the memory of its lists.
 #[derive(Debug, Default)]
 pub(super) struct Choice {
     loads: Vec<Load>,
-    replicas: Vec<Replica>,
+    nodes: Vec<Node>,
     /// There are others that have not replayed enough.
     behind: bool,
     /// There are others that are paused.
@@ -46,7 +59,7 @@ pub(super) struct Choice {
 
 /// One of them.
 #[derive(Debug)]
-struct Replica {
+struct Node {
     pool: usize,
     near: bool,
     /// It does not come and go.
@@ -56,18 +69,24 @@ struct Replica {
 impl Choice {
     fn clear(&mut self) {
         self.loads.clear();
-        self.replicas.clear();
+        self.nodes.clear();
         (self.behind, self.paused, self.new) = (false, false, false);
     }
 
     /// If one of those that could be chosen is better, the others cannot.
-    fn prefer(&mut self, better: impl Fn(&Replica) -> bool) {
-        let all = || self.loads.iter().zip(&self.replicas);
-        if all().any(|(load, replica)| load.weight > 0 && better(replica)) {
-            let others = self.loads.iter_mut().zip(&self.replicas);
-            let others = others.filter(|(_, replica)| !better(replica));
+    fn prefer(&mut self, better: impl Fn(&Node) -> bool) {
+        let all = || self.loads.iter().zip(&self.nodes);
+        if all().any(|(load, node)| load.weight > 0 && better(node)) {
+            let others = self.loads.iter_mut().zip(&self.nodes);
+            let others = others.filter(|(_, node)| !better(node));
             others.for_each(|(load, _)| load.weight = 0);
         }
+    }
+
+    /// One more.
+    fn add(&mut self, now: Instant, (pool, rank): (usize, &Pool), part: Part) {
+        self.loads.push(load(now, rank, part.share(now)));
+        self.nodes.push(Node { pool, near: part.near, steady: part.steady });
     }
 }
 
@@ -85,15 +104,16 @@ pub(super) enum Place {
 }
 
 impl Lane {
-    /// Where a read of this client goes.
+    /// Where a read of this client goes; `shared`: the primary takes its part of them.
     pub(super) fn place_of_read(
         &mut self,
         now: Instant,
         id: ConnId,
-        home: usize,
+        (home, shared): (usize, bool),
         actions: &mut Out,
     ) -> Place {
-        let fit = self.fit_for(now, id, home, None, actions);
+        let among = if shared { Among::All } else { Among::Standbys };
+        let fit = self.fit_for(now, id, home, among, actions);
         let routing = &self.pools[home].database.routing;
         let (limit, fallback) = (routing.read_wait_max, routing.fallback);
         let Some(client) = self.clients.get_mut(id) else { return Place::Primary };
@@ -106,6 +126,7 @@ impl Lane {
             }
         }
         match fit {
+            Fit::Pool(pool) if pool == home => Place::Primary,
             Fit::Pool(pool) => Place::Replica(pool),
             Fit::Nobody if fallback == Fallback::Error => {
                 let message = "no standby is fit for reads";
@@ -116,22 +137,22 @@ impl Lane {
         }
     }
 
-    /// What there is for a read of this client, but for one pool.
+    /// What there is for a read of this client.
     pub(super) fn fit_for(
         &mut self,
         now: Instant,
         id: ConnId,
         home: usize,
-        without: Option<usize>,
+        among: Among,
         actions: &mut Out,
     ) -> Fit {
         let Some((place, comes)) = self.wish(id, home) else { return Fit::Unknown };
         let mut choice = core::mem::take(&mut self.choice);
-        self.fill(now, home, (without, place), &mut choice);
+        self.fill(now, home, (among, place), &mut choice);
         if choice.new {
             self.make_replica_pools(home);
             self.nodes(home);
-            self.fill(now, home, (without, place), &mut choice);
+            self.fill(now, home, (among, place), &mut choice);
         }
         let (behind, paused) = (choice.behind, choice.paused);
         if behind && now.since(self.behind_told) >= BEHIND {
@@ -139,10 +160,10 @@ impl Lane {
             actions.push(Action::Tell(Box::new(Mail::Behind)));
         }
         // Where none comes and goes, and none is near, all are as good.
-        choice.prefer(|replica| replica.steady);
-        choice.prefer(|replica| replica.near);
+        choice.prefer(|node| node.steady);
+        choice.prefer(|node| node.near);
         let chosen = choose(&choice.loads, &mut self.chance);
-        let pool = chosen.map(|index| choice.replicas[index].pool);
+        let pool = chosen.map(|index| choice.nodes[index].pool);
         self.choice = choice;
         match pool {
             Some(pool) => Fit::Pool(pool),
@@ -164,18 +185,18 @@ impl Lane {
         Some((must_show(client, &self.pools[home].database, told, primary), comes))
     }
 
-    /// The replicas there are for a read that must show this place, but for one; the nodes are
-    /// drawn up.
-    fn fill(
-        &self,
-        now: Instant,
-        home: usize,
-        (without, place): (Option<usize>, Lsn),
-        choice: &mut Choice,
-    ) {
+    /// What there is for a read that must show this place; the nodes are drawn up.
+    fn fill(&self, now: Instant, home: usize, (among, place): (Among, Lsn), choice: &mut Choice) {
         choice.clear();
+        if among == Among::All {
+            let rank = &self.pools[home];
+            choice.paused |= rank.paused;
+            if let Some(part) = rank.part_of_reads(now) {
+                choice.add(now, (home, rank), part);
+            }
+        }
         for standby in &self.pools[home].nodes.standbys {
-            if choice.loads.len() == REPLICAS_MAX {
+            if choice.loads.len() == NODES_MAX {
                 break;
             }
             if standby.lsn < place {
@@ -188,11 +209,31 @@ impl Lane {
             };
             let rank = &self.pools[pool];
             choice.paused |= rank.paused;
-            if rank.retry_at.is_some_and(|at| now < at) || rank.paused || without == Some(pool) {
+            if rank.is_barred(now) || rank.paused || among == Among::StandbysBut(pool) {
                 continue;
             }
-            choice.loads.push(load(now, rank, standby.share(now)));
-            choice.replicas.push(Replica { pool, near: standby.near, steady: standby.steady });
+            choice.add(now, (pool, rank), standby.part);
+        }
+    }
+
+    /// Where the nodes stand is known anew, or the primary cannot be reached. If it takes no part
+    /// of the reads for now, those that wait for it go to standbys that are fit for them.
+    pub(super) fn spread(&mut self, now: Instant, home: usize, actions: &mut Out) {
+        let rank = &self.pools[home];
+        if rank.waiting_count == 0 || rank.database.routing.reads != Reads::All {
+            return;
+        }
+        self.nodes(home);
+        if self.pools[home].part_of_reads(now).is_some() {
+            return;
+        }
+        let waiting: Vec<ConnId> = self.pools[home].queued().map(|(id, _)| id).collect();
+        for id in waiting {
+            let Some(client) = self.clients.get(id) else { continue };
+            let there = client.wait.is_some() && client.pool == Some(home);
+            if there && client.aimed == Aimed::Shared {
+                self.seek_another(now, id, actions);
+            }
         }
     }
 
@@ -219,3 +260,6 @@ fn load(now: Instant, rank: &Pool, weight: u32) -> Load {
     let busy = rank.held.saturating_sub(idle + rank.opening + rank.closing);
     Load { waiting: busy + rank.waiting_count, latency: rank.latency.get(now), weight }
 }
+
+#[cfg(test)]
+mod tests;

@@ -148,8 +148,8 @@ pub(super) struct Client {
     pub(super) mark: Option<Mark>,
     /// Since when its read has waited for a replica that shows what it must.
     pub(super) behind_since: Option<Instant>,
-    /// Where its segment goes has been chosen.
-    pub(super) aimed: bool,
+    /// Whether it has been chosen where its segment goes.
+    pub(super) aimed: Aimed,
     pub(super) key: (u32, [u8; 32]),
     pub(super) login: Option<Box<Login>>,
     /// Of the protocol, once it is greeted.
@@ -234,7 +234,7 @@ impl Client {
             defines: false,
             mark: None,
             behind_since: None,
-            aimed: false,
+            aimed: Aimed::No,
             key: (0, [0; 32]),
             login: None,
             minor: 0,
@@ -298,6 +298,17 @@ impl Client {
     pub(super) fn is_gone(&self) -> bool {
         matches!(self.phase, Phase::Gone)
     }
+}
+
+/// Whether it has been chosen where a segment goes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Aimed {
+    /// Not yet.
+    No,
+    /// It has.
+    Yes,
+    /// It is a read of which the primary takes its part.
+    Shared,
 }
 
 /// Shared empty values, so that a client without anything costs nothing.

@@ -15,10 +15,10 @@
 //! it begins.
 
 use crate::action::Action;
-use crate::config::{Consistency, PoolMode, Reads};
+use crate::config::{Consistency, PoolMode};
 use crate::id::ConnId;
 use crate::lane::aim::Aim;
-use crate::lane::client::Client;
+use crate::lane::client::{Aimed, Client};
 use crate::lane::segment::{
     First, begins_with, first_in, first_of, leaves_nothing, looks_like_begin, messages, only_ends,
     runs, text_in,
@@ -107,7 +107,7 @@ impl Lane {
         let routing = &rank.database.routing;
         let Some(client) = self.clients.get(id) else { return false };
         let level = client.state.get(LEVEL).is_none_or(|level| level == "read committed");
-        routing.leading_reads == Reads::Replicas
+        routing.leading_reads.leave()
             && routing.consistency != Consistency::Strict
             && rank.settings.mode == PoolMode::Transaction
             && rank.catalog.as_ref().is_some_and(|catalog| catalog.is_read_committed())
@@ -389,7 +389,7 @@ impl Lane {
         if let Some(client) = self.clients.get_mut(id) {
             client.server = None;
             client.pool = client.home;
-            client.aimed = aimed;
+            client.aimed = if aimed { Aimed::Yes } else { Aimed::No };
         }
     }
 

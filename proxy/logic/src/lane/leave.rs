@@ -3,7 +3,7 @@
 use crate::action::{Action, CloseMode};
 use crate::hints::Hints;
 use crate::id::ConnId;
-use crate::lane::client::{Client, Goodbye, Phase as ClientPhase};
+use crate::lane::client::{Aimed, Client, Goodbye, Phase as ClientPhase};
 use crate::lane::server::{Far, Phase, Server, ServerError};
 use crate::lane::{Lane, Out};
 use crate::mail::Mail;
@@ -340,7 +340,7 @@ impl Lane {
         if let Some(client) = self.clients.get_mut(id) {
             client.transaction_since = None;
             client.pool = client.home;
-            client.aimed = false;
+            client.aimed = Aimed::No;
         }
     }
 

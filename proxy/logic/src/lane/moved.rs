@@ -7,7 +7,7 @@
 
 use crate::action::{Action, CloseMode};
 use crate::id::ConnId;
-use crate::lane::balance::Fit;
+use crate::lane::balance::{Among, Fit};
 use crate::lane::client::Client;
 use crate::lane::leading::Leading;
 use crate::lane::server::{Server, purpose};
@@ -350,8 +350,8 @@ impl Lane {
         }
         if client.readonly {
             // Without another one it waits for this one.
-            let lost = client.pool;
-            let fit = self.fit_for(now, id, home, lost, actions);
+            let others = client.pool.map_or(Among::Standbys, Among::StandbysBut);
+            let fit = self.fit_for(now, id, home, others, actions);
             if let (Some(client), Fit::Pool(pool)) = (self.clients.get_mut(id), fit) {
                 client.pool = Some(pool);
             }

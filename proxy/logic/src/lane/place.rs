@@ -7,7 +7,7 @@
 use crate::config::{Consistency, Database};
 use crate::hints::Hints;
 use crate::id::ConnId;
-use crate::lane::client::Client;
+use crate::lane::client::{Aimed, Client};
 use crate::lane::standbys::Primary;
 use crate::lane::wishes::NOWHERE;
 use crate::lane::{Lane, Out};
@@ -106,7 +106,7 @@ impl Lane {
     /// What a client said has been answered without a server: none of it was sent.
     pub(super) fn nothing_sent(&mut self, id: ConnId) {
         let Some(client) = self.clients.get_mut(id) else { return };
-        client.aimed = false;
+        client.aimed = Aimed::No;
         client.wrote = false;
         client.defines = false;
         if let Some(commit) = client.commit.take() {

@@ -8,12 +8,12 @@
 //! first.
 
 use crate::catalog::Catalog;
-use crate::config::{Database, PoolMode, PoolSettings, Reads, User};
+use crate::config::{Database, PoolMode, PoolSettings, User};
 use crate::id::{ConnId, Core, PoolKey};
 use crate::lane::gate::Stance;
 use crate::lane::nodes::{Ring, Round};
 use crate::lane::server::ServerError;
-use crate::lane::standbys::Nodes;
+use crate::lane::standbys::{Nodes, Part};
 use crate::mail::Stats;
 use crate::route::Latency;
 use crate::state::Parameters;
@@ -173,13 +173,25 @@ impl Pool {
         self.paused || self.gate.shut
     }
 
+    /// What the primary gets of the reads that it shares; none: it cannot take any now. The nodes
+    /// are drawn up.
+    pub(super) fn part_of_reads(&self, now: Instant) -> Option<Part> {
+        let primary = self.nodes.primary.filter(|_| !self.is_held() && !self.is_barred(now));
+        primary.and_then(|primary| primary.part)
+    }
+
+    /// Whether no login may be tried yet.
+    pub(super) fn is_barred(&self, now: Instant) -> bool {
+        self.retry_at.is_some_and(|at| now < at)
+    }
+
     pub(super) fn mode(&self) -> PoolMode {
         self.settings.mode
     }
 
     /// Whether reads of its clients may go to replicas.
     pub(super) fn routes(&self) -> bool {
-        self.database.routing.reads == Reads::Replicas && self.settings.mode != PoolMode::Session
+        self.database.routing.reads.leave() && self.settings.mode != PoolMode::Session
     }
 
     /// Whether names of statements are given by pgring.

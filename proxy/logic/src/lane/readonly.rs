@@ -7,8 +7,8 @@
 
 use crate::action::{Action, CloseMode};
 use crate::id::ConnId;
-use crate::lane::balance::Fit;
-use crate::lane::client::Phase as ClientPhase;
+use crate::lane::balance::{Among, Fit};
+use crate::lane::client::{Aimed, Phase as ClientPhase};
 use crate::lane::server::Phase;
 use crate::lane::{Lane, Out};
 use crate::time::Instant;
@@ -39,7 +39,7 @@ impl Lane {
         home: usize,
         actions: &mut Out,
     ) -> bool {
-        let fit = self.fit_for(now, id, home, None, actions);
+        let fit = self.fit_for(now, id, home, Among::Standbys, actions);
         let limit = self.pools[home].settings.query_wait_timeout;
         let Some(client) = self.clients.get_mut(id) else { return false };
         if let Fit::Pool(pool) = fit {
@@ -81,20 +81,23 @@ impl Lane {
             self.begin_reading(id);
         }
         if let Some(client) = self.clients.get_mut(id) {
-            client.aimed = true;
+            client.aimed = Aimed::Yes;
         }
         false
     }
 
-    /// A client that waits in the queue of a standby, which cannot be had: it goes to another one,
-    /// if there is one, or waits on.
+    /// A client that waits for a server of a node, which cannot be had: it goes to a standby, to
+    /// another one if it waited for one, or waits on if there is none.
     pub(super) fn seek_another(&mut self, now: Instant, id: ConnId, actions: &mut Out) {
         let Some(client) = self.clients.get(id) else { return };
         let (Some(home), Some(pool), Some(wait)) = (client.home, client.pool, client.wait) else {
             return;
         };
-        let fit = self.fit_for(now, id, home, Some(pool), actions);
+        let fit = self.fit_for(now, id, home, Among::StandbysBut(pool), actions);
         let Fit::Pool(other) = fit else { return };
+        if pool == home {
+            self.begin_reading(id);
+        }
         let Some(client) = self.clients.get_mut(id) else { return };
         client.wait = None;
         client.pool = Some(other);

@@ -8,7 +8,7 @@
 use crate::action::{Action, CloseMode};
 use crate::hints::Hints;
 use crate::id::ConnId;
-use crate::lane::client::{Client, Phase as ClientPhase};
+use crate::lane::client::{Aimed, Client, Phase as ClientPhase};
 use crate::lane::server::{Phase, purpose};
 use crate::lane::{Lane, Out};
 use crate::ledger::{Expect, Origin};
@@ -99,7 +99,7 @@ impl Lane {
         if let Some(client) = self.clients.get_mut(id) {
             client.server = None;
             client.pool = client.home;
-            client.aimed = false;
+            client.aimed = Aimed::No;
         }
         self.client_idles(now, id);
         let Some(far) = self.server_mut(server) else { return };
@@ -238,7 +238,10 @@ impl Lane {
             let took = now.since(since);
             counters.query_us += u64::try_from(took.as_micros()).unwrap_or(0);
             counters.query_times.observe(took);
-            self.pools[pool].latency.observe(now, took);
+            if !client.wrote {
+                // Reads are told apart by it, and what writes waits for others.
+                self.pools[pool].latency.observe(now, took);
+            }
             if let Some(mark) = client.mark.take() {
                 self.verdicts.took(mark, took);
             }

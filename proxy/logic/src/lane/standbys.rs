@@ -1,6 +1,6 @@
 //! What the reads of a pool's clients may go to, drawn up once for each topology that comes.
 
-use crate::config::Database;
+use crate::config::{Database, Routing};
 use crate::lane::Lane;
 use crate::lane::pool::Pool;
 use crate::route::{Wish, share};
@@ -21,24 +21,9 @@ pub(super) struct Nodes {
     pub(super) standbys: Vec<Standby>,
 }
 
-/// What was last seen of the primary.
+/// How much of the reads a node gets.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Primary {
-    /// The end of its log.
-    pub(super) end: Lsn,
-    /// See [`Standing`].
-    pub(super) asked: Instant,
-    pub(super) lost: u64,
-}
-
-/// A standby.
-#[derive(Debug)]
-pub(super) struct Standby {
-    node: Arc<str>,
-    /// Its pool, if it has one.
-    pub(super) pool: Option<usize>,
-    /// How far it has replayed.
-    pub(super) lsn: Lsn,
+pub(super) struct Part {
     /// It is in the zone of this process.
     pub(super) near: bool,
     /// It does not come and go.
@@ -49,11 +34,45 @@ pub(super) struct Standby {
     slow_start: Duration,
 }
 
-impl Standby {
-    /// Its share of the reads at this moment.
+impl Part {
+    fn of(standing: &Standing, routing: &Routing) -> Self {
+        Self {
+            near: !routing.zone.is_empty() && *standing.zone == *routing.zone,
+            steady: !standing.health.damped,
+            weight: standing.weight,
+            handicap: standing.health.verdict.handicap(),
+            since: standing.since,
+            slow_start: routing.slow_start,
+        }
+    }
+
+    /// The share at this moment.
     pub(super) fn share(&self, now: Instant) -> u32 {
         share(self.weight, now.since(self.since), self.slow_start).div_ceil(self.handicap)
     }
+}
+
+/// What was last seen of the primary.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Primary {
+    /// The end of its log.
+    pub(super) end: Lsn,
+    /// See [`Standing`].
+    pub(super) asked: Instant,
+    pub(super) lost: u64,
+    /// What it gets of the reads where it shares them; none: it is not fit for them.
+    pub(super) part: Option<Part>,
+}
+
+/// A standby.
+#[derive(Debug)]
+pub(super) struct Standby {
+    node: Arc<str>,
+    /// Its pool, if it has one.
+    pub(super) pool: Option<usize>,
+    /// How far it has replayed.
+    pub(super) lsn: Lsn,
+    pub(super) part: Part,
 }
 
 impl Nodes {
@@ -78,18 +97,13 @@ impl Nodes {
                 node: Arc::clone(node),
                 pool: known.find(|(name, _)| name == node).map(|(_, pool)| *pool),
                 lsn: standing.lsn,
-                near: !routing.zone.is_empty() && *standing.zone == *routing.zone,
-                steady: !standing.health.damped,
-                weight: standing.weight,
-                handicap: standing.health.verdict.handicap(),
-                since: standing.since,
-                slow_start: routing.slow_start,
+                part: Part::of(standing, routing),
             })
         };
         Self {
             from,
             asked: true,
-            primary: primary(standings, gate),
+            primary: primary(standings, gate, routing),
             standbys: standings.iter().filter_map(standby).collect(),
         }
     }
@@ -133,12 +147,13 @@ fn gate<'t>(topology: &'t Topology, database: &Database) -> Option<&'t Gate> {
 }
 
 /// The primary, if there is exactly one; where there is a gate, the one it is open to.
-fn primary(standings: &Standings, gate: Option<&Gate>) -> Option<Primary> {
+fn primary(standings: &Standings, gate: Option<&Gate>, routing: &Routing) -> Option<Primary> {
     let mut primaries = standings.values().filter(|it| it.role == Role::Primary);
     let only = match gate {
         Some(gate) => standings.get(&**gate.primary()?).filter(|it| it.role == Role::Primary)?,
         None => primaries.next().filter(|_| primaries.next().is_none())?,
     };
     let Standing { end, asked, lost, .. } = *only;
-    only.error.is_none().then_some(Primary { end, asked, lost })
+    let part = (only.weight > 0 && !only.health.out).then(|| Part::of(only, routing));
+    only.error.is_none().then_some(Primary { end, asked, lost, part })
 }

@@ -24,7 +24,10 @@ impl Lane {
         self.look_for_replicas(now, actions);
         for pool in 0..self.pools.len() {
             let rank = &self.pools[pool];
-            let Some(node) = &rank.key.node else { continue };
+            let Some(node) = &rank.key.node else {
+                self.spread(now, pool, actions);
+                continue;
+            };
             let standings = self.topology.clusters.get(&*rank.database.cluster.name);
             let standing = standings.and_then(|nodes| nodes.get(node));
             let fit = |it: &&Standing| it.error.is_none() && !it.health.out;

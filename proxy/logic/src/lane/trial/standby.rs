@@ -15,8 +15,21 @@ impl Trial {
     /// A client whose reads, and the transactions that begin with them, are the standby's; and the
     /// server that it has there. Neither server has anything to be told of its session.
     pub(in crate::lane) fn routed(settings: &str) -> (Self, ConnId) {
-        let routing = "monitor.user = \"app\"\nrouting.reads = \"replicas\"\n\
-                       routing.leading_reads = \"replicas\"";
+        Self::reading_from("replicas", settings)
+    }
+
+    /// The same, and the primary takes its part of the reads.
+    pub(in crate::lane) fn shared(settings: &str) -> (Self, ConnId) {
+        let (mut trial, standby) = Self::reading_from("all", settings);
+        trial.weighs([1, 1]);
+        (trial, standby)
+    }
+
+    fn reading_from(reads: &str, settings: &str) -> (Self, ConnId) {
+        let routing = format!(
+            "monitor.user = \"app\"\nrouting.reads = \"{reads}\"\n\
+             routing.leading_reads = \"replicas\""
+        );
         let mut trial = Self::start_before(2, &format!("{routing}\n{settings}"));
         let read = query("SELECT 0");
         assert_eq!(trial.client_says(&read), read.len());
@@ -24,7 +37,7 @@ impl Trial {
         let rows = Rows { read_committed: true, ..Rows::default() };
         let catalog = Some(Arc::new(Catalog::new(1, &rows, &Lists::default())));
         trial.happens(Event::Mail(Mail::Catalog { database: Arc::from("app"), catalog }));
-        trial.stands(Role::Standby);
+        trial.weighs([0, 1]);
         assert_eq!(trial.client_says(&read), 0, "it waits for the standby's first server");
         let standby = trial.open(trial.away(), "on");
         assert_eq!(trial.client_says(&read), read.len());
@@ -35,11 +48,24 @@ impl Trial {
 
     /// The monitor finds the standby to be this, behind a primary.
     pub(in crate::lane) fn stands(&mut self, role: Role) {
+        let standing = |role| Standing { role, weight: 1, ..Standing::default() };
+        self.finds([Some(standing(Role::Primary)), Some(standing(role))]);
+    }
+
+    /// The primary and the standby are to have these shares of the reads.
+    pub(in crate::lane) fn weighs(&mut self, weights: [u32; 2]) {
+        let roles = [Role::Primary, Role::Standby];
+        let standing =
+            |at| Standing { role: roles[at], weight: weights[at], ..Standing::default() };
+        self.finds([Some(standing(0)), Some(standing(1))]);
+    }
+
+    /// The monitor finds the two nodes like this, if they are there.
+    pub(in crate::lane) fn finds(&mut self, standings: [Option<Standing>; 2]) {
         let mut topology = Topology::default();
-        let nodes = topology.clusters.entry(Arc::from("main")).or_default();
-        for (name, role) in [("pg1", Role::Primary), ("pg2", role)] {
-            nodes.insert(Arc::from(name), Standing { role, weight: 100, ..Standing::default() });
-        }
+        let named = ["pg1", "pg2"].into_iter().zip(standings);
+        let nodes = named.filter_map(|(name, standing)| Some((Arc::from(name), standing?)));
+        topology.clusters.insert(Arc::from("main"), nodes.collect());
         self.happens(Event::Mail(Mail::Topology(Arc::new(topology))));
     }
 
