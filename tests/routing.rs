@@ -123,12 +123,22 @@ fn a_pipeline_goes_to_the_primary_where_it_must() {
 /// other stands still for a while again and again.
 #[test]
 fn a_session_reads_what_it_wrote() {
+    sessions_read_what_they_wrote("replicas", amount("PGRING_PAIRS", 4_000));
+}
+
+#[test]
+fn shared_reads_show_what_their_session_wrote() {
+    sessions_read_what_they_wrote("all", amount("PGRING_SHARED_PAIRS", 2_000));
+}
+
+fn sessions_read_what_they_wrote(reads: &str, pairs: usize) {
     const CLIENTS: usize = 8;
     at_most_minutes(60);
-    let scene = scene(2, |settings| settings.set("monitor.interval_busy", "5ms"));
+    let scene = scene(2, |settings| {
+        settings.set("routing.reads", reads).set("monitor.interval_busy", "5ms")
+    });
     scene.standbys[1].psql("ALTER SYSTEM SET recovery_min_apply_delay = '200ms'");
     scene.standbys[1].psql("SELECT pg_reload_conf()");
-    let pairs = amount("PGRING_PAIRS", 4_000);
     let talk = |number: usize| {
         let mut client = scene.client();
         let row = number + 10;
