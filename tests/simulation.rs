@@ -34,6 +34,8 @@ mod node;
 mod oracle;
 #[path = "sim/plan.rs"]
 mod plan;
+#[path = "sim/replicas.rs"]
+mod replicas;
 #[path = "sim/scram.rs"]
 mod scram;
 #[path = "sim/script.rs"]

@@ -6,7 +6,7 @@
 //! 3. What reads goes on reading behind a comment, and a second statement ends that.
 //! 4. Texts that a memo takes for one have the same key and the same hints.
 
-use pgring_logic::classify::cache::Cache;
+use pgring_logic::classify::cache::{Cache, Proof};
 use pgring_logic::classify::{Class, Reason, classify as class_of, key};
 use pgring_logic::hints::scan;
 use pgring_logic::lexer::{Lexer, Token};
@@ -40,7 +40,7 @@ pub fn classify(data: &[u8]) {
 /// What a memo says of a text behind another, and where it keeps its class.
 fn remembered(text: &[u8], other: &[u8]) {
     let (mut memo, mut cache) = (Memo::new(1), Cache::new(1, 1 << 16));
-    cache.verdict(b"select", None, 1, |_| true);
+    cache.verdict(b"select", None, 1, |_| Proof::Proven);
     assert_eq!(memo.scan(text), scan(text));
     memo.note(text, cache.last());
     assert_eq!(memo.scan(other), scan(other), "{}", other.escape_ascii());

@@ -59,23 +59,30 @@ impl World {
         }
     }
 
-    /// One of the connections of the first node.
-    fn victim(&mut self) -> Option<LinkId> {
-        let links: Vec<LinkId> = self.nodes[0].backends.keys().copied().collect();
+    /// Who is in for trouble: the first node, unless there are standbys.
+    fn troubled(&mut self) -> usize {
+        let standby = self.plan.routed && (self.plan.spared || self.dice.chance(50));
+        if standby { 1 + self.dice.place(self.plan.nodes - 1) } else { 0 }
+    }
+
+    /// One of the connections of a node.
+    fn victim(&mut self, node: usize) -> Option<LinkId> {
+        let links: Vec<LinkId> = self.nodes[node].backends.keys().copied().collect();
         if links.is_empty() { None } else { Some(*self.dice.pick(&links)) }
     }
 
     fn fault(&mut self) {
+        let node = self.troubled();
         match self.dice.below(12) {
             0..4 => {
-                let Some(link) = self.victim() else { return };
+                let Some(link) = self.victim(node) else { return };
                 let abrupt = self.dice.chance(40);
                 self.say(|| format!("the server of link {link} dies, abruptly: {abrupt}"));
                 let said = "terminating connection due to administrator command";
-                self.node_ends(0, link, said, abrupt);
+                self.node_ends(node, link, said, abrupt);
             }
             4 => {
-                let Some(link) = self.victim() else { return };
+                let Some(link) = self.victim(node) else { return };
                 self.say(|| format!("link {link} falls silent"));
                 if let Some(found) = self.links.get_mut(&link) {
                     found.silent = true;
@@ -85,26 +92,28 @@ impl World {
                 self.at(when, Happening::Break(link, End::Far, "connection timed out"));
             }
             5 => {
-                self.say(|| "the node restarts".to_owned());
-                self.nodes[0].down = true;
-                let links: Vec<LinkId> = self.nodes[0].backends.keys().copied().collect();
+                self.say(|| format!("node {node} restarts"));
+                self.nodes[node].down = true;
+                let links: Vec<LinkId> = self.nodes[node].backends.keys().copied().collect();
                 for link in links {
                     let abrupt = self.dice.chance(30);
-                    self.node_ends(0, link, "the database system is shutting down", abrupt);
+                    let said = "the database system is shutting down";
+                    self.node_ends(node, link, said, abrupt);
                 }
             }
-            6 => self.nodes[0].full = true,
-            7 => self.nodes[0].silent = self.dice.chance(40),
+            6 => self.nodes[node].full = true,
+            7 => self.nodes[node].silent = self.dice.chance(40),
             _ => {
-                self.nodes[0].down = false;
-                self.nodes[0].full = false;
-                self.nodes[0].silent = false;
+                self.nodes[node].down = false;
+                self.nodes[node].full = false;
+                self.nodes[node].silent = false;
             }
         }
     }
 
     fn lie(&mut self) {
-        let idle: Vec<LinkId> = self.nodes[0]
+        let node = self.troubled();
+        let idle: Vec<LinkId> = self.nodes[node]
             .backends
             .iter()
             .filter(|(_, backend)| backend.idle())
@@ -112,8 +121,8 @@ impl World {
             .collect();
         if idle.is_empty() || self.dice.chance(40) {
             let lie = *self.dice.pick(&[Lie::Tag, Lie::Short, Lie::Long, Lie::Cut]);
-            let Some(link) = self.victim() else { return };
-            if let Some(backend) = self.nodes[0].backends.get_mut(&link) {
+            let Some(link) = self.victim(node) else { return };
+            if let Some(backend) = self.nodes[node].backends.get_mut(&link) {
                 backend.lie = Some(lie);
             }
             return;
@@ -129,7 +138,7 @@ impl World {
         if let Some(found) = self.links.get_mut(&link) {
             found.lied = Some(now);
         }
-        self.node_says(0, link, &lie);
+        self.node_says(node, link, &lie);
     }
 
     fn console(&mut self) {

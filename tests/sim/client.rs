@@ -8,7 +8,7 @@ use crate::scram::Login;
 use crate::script::Habits;
 use crate::session::{Session, Settings};
 use crate::world::{Happening, World};
-use pgring_logic::config::PoolMode;
+use pgring_logic::config::{Consistency, PoolMode};
 use std::collections::VecDeque;
 
 /// One client: some lives, one after the other.
@@ -59,6 +59,10 @@ pub(crate) struct Life {
     pub(crate) plain: bool,
     /// Something was refused: what it prepared may not exist.
     pub(crate) doubtful: bool,
+    /// It has heard something of the answer to the segment in hand.
+    pub(crate) heard: bool,
+    /// How many of its inserts are known to all as committed.
+    counted: usize,
     startup: Vec<u8>,
 }
 
@@ -97,6 +101,10 @@ impl Life {
         let answered = self.queue.is_empty() && self.expected.is_empty();
         self.phase == Phase::Talk && (answered || self.session.copying.is_some())
     }
+}
+
+fn ssl_request() -> Vec<u8> {
+    [&[0, 0, 0, 8], &startup(80_877_103, &[])[4..8]].concat()
 }
 
 impl World {
@@ -170,12 +178,13 @@ impl World {
             reset: false,
             plain: false,
             doubtful: false,
+            heard: false,
+            counted: 0,
             startup: bytes.clone(),
         });
         self.say(|| format!("client {number} begins as c{life} on link {link}, {database}/{user}"));
-        let first = if asks { startup(80_877_103, &[]) } else { bytes };
         // An SSLRequest is a version and nothing more.
-        let first = if asks { [&[0, 0, 0, 8], &first[4..8]].concat() } else { first };
+        let first = if asks { ssl_request() } else { bytes };
         self.send(link, End::Far, &[]);
         self.send(link, End::Near, &first);
         let most = self.plan.weather.latency;
@@ -188,10 +197,13 @@ impl World {
     /// Sends the next round, or says goodbye.
     fn client_round(&mut self, number: usize) {
         let (rude, now) = (self.plan.rude, self.now);
+        let known = self.must_be_shown(number);
         let habits = Habits {
             pins: self.plan.pins,
             mistakes: self.plan.mistakes,
             single: self.plan.mode == PoolMode::Statement,
+            routed: self.plan.routed,
+            known: known.as_deref(),
         };
         let client = &mut self.clients[number];
         let Some(life) = &mut client.life else { return };
@@ -255,6 +267,19 @@ impl World {
         self.client_answered(number);
     }
 
+    /// An insert that reads of this client must show.
+    fn must_be_shown(&mut self, number: usize) -> Option<String> {
+        let life = self.clients[number].life.as_ref().filter(|_| self.plan.routed)?;
+        let shown = match self.plan.routing.consistency {
+            Consistency::Eventual => return None,
+            Consistency::Session => &life.session.committed,
+            Consistency::Strict => &self.oracle.told,
+        };
+        // The last ones are those that standbys do not have yet.
+        let recent = &shown[shown.len().saturating_sub(3)..];
+        if recent.is_empty() { None } else { Some(self.dice.pick(recent).clone()) }
+    }
+
     /// Is the round answered? Then the next one is thought of.
     pub(crate) fn client_answered(&mut self, number: usize) {
         let think = self.plan.think;
@@ -262,6 +287,9 @@ impl World {
         let Some(life) = &mut client.life else { return };
         if life.phase == Phase::Talk && life.expected.is_empty() && life.queue.is_empty() {
             life.asked = None;
+            let told = life.session.committed.iter().skip(life.counted).cloned();
+            self.oracle.told.extend(told);
+            life.counted = life.session.committed.len();
             let id = life.number;
             let delay = client.dice.below(think);
             self.at(self.now + delay, Happening::Client(number, id));

@@ -91,6 +91,8 @@ impl World {
             Mail::Console { core, conn, .. } => {
                 self.letter(usize::from(core.0), Mail::Answer { conn, bytes: Vec::new() });
             }
+            Mail::Want { database, .. } => self.tell_catalog(&database),
+            Mail::Behind => {}
             other => {
                 let now = self.instant();
                 let mut letters = Vec::new();

@@ -432,7 +432,15 @@ fn brief(action: &Action<Mail>) -> String {
 }
 
 fn brief_event(event: &Event) -> String {
-    let mut text = format!("{event:?}");
+    let mut text = match event {
+        Event::Mail(Mail::Topology(topology)) => {
+            let nodes = topology.clusters.values().flatten();
+            let told = nodes.map(|(node, it)| format!("{node} {} at {}", it.role, it.lsn));
+            format!("where nodes stand: {}", told.collect::<Vec<_>>().join(", "))
+        }
+        Event::Mail(Mail::Catalog { database, .. }) => format!("the catalog of {database}"),
+        _ => format!("{event:?}"),
+    };
     text.truncate(text.char_indices().nth(220).map_or(text.len(), |(at, _)| at));
     text
 }

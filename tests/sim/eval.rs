@@ -2,6 +2,7 @@
 
 use crate::exec::{Outcome, fault, row};
 use crate::message::Message;
+use crate::replicas::unmask;
 use crate::session::{Fault, Session};
 use crate::sql::Expr;
 use std::fmt::Write as _;
@@ -80,6 +81,23 @@ impl Session {
                 Ok(Some(format!("{}{}", argument(1), "w".repeat(size))))
             }
             "fail" => fault("22012", argument(0)),
+            "lies" => {
+                if self.read_only || self.is_standby() {
+                    return fault("25006", "cannot execute INSERT in a read-only transaction");
+                }
+                let nonce = argument(0);
+                self.ran.push(nonce.clone());
+                self.own.push(nonce.clone());
+                Ok(Some(nonce))
+            }
+            "seen" => {
+                let nonce = unmask(&argument(0));
+                let shown = self
+                    .view
+                    .as_ref()
+                    .is_none_or(|view| view.shows(&nonce) || self.own.contains(&nonce));
+                Ok(Some(if shown { "t" } else { "f" }.to_owned()))
+            }
             "current_setting" => Ok(self.setting(&argument(0)).cloned()),
             "set_config" => {
                 let local = argument(2).starts_with('t');

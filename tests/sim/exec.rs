@@ -294,14 +294,18 @@ impl Session {
         if self.tx == Tx::Failed && !matches!(stmt, Stmt::Commit | Stmt::Rollback) {
             return fault("25P02", "current transaction is aborted");
         }
+        if (self.read_only || self.is_standby()) && stmt.writes() {
+            return fault("25006", "cannot execute this in a read-only transaction");
+        }
         match stmt {
             Stmt::Select(exprs, _) => self.select(exprs, values),
             Stmt::Inspect(customs) => {
                 let rows = self.inspected(customs);
                 Ok(Outcome { columns: 3, tag: format!("SELECT {}", rows.len()), rows })
             }
-            Stmt::Begin => {
+            Stmt::Begin(read_only) => {
                 self.tx = Tx::Open;
+                self.read_only = *read_only;
                 Ok(Outcome::tag("BEGIN"))
             }
             Stmt::Commit => {
@@ -341,7 +345,8 @@ impl Session {
             }
             Stmt::Insert(expr) => {
                 let value = self.value(expr, values)?;
-                self.ran.extend(value);
+                self.ran.extend(value.clone());
+                self.own.extend(value);
                 Ok(Outcome::tag("INSERT 0 1"))
             }
             Stmt::Bad(tokens) => fault("42601", format!("syntax error at {tokens}")),

@@ -62,6 +62,11 @@ fn same(expected: &Message, got: &Message) -> bool {
     }
 }
 
+/// Whether an answer is more than a preface, which is not said twice.
+fn tells(tag: u8) -> bool {
+    matches!(tag, b'D' | b'C' | b'd' | b'H' | b'c' | b'I' | b's')
+}
+
 fn cell(reader: &mut Reader<'_>) -> Vec<u8> {
     let length = reader.long().unwrap_or(u32::MAX);
     if length == u32::MAX {
@@ -167,6 +172,7 @@ impl World {
             && message.field(b'C').as_deref() == Some("25P02");
         if aborted || same(expected, message) {
             life.expected.pop_front();
+            life.heard = !matches!(message.tag, b'Z') && (life.heard || tells(message.tag));
             if message.tag == b'Z' {
                 // Whoever waits for the next one begins to wait now.
                 life.asked = Some(now);
@@ -218,6 +224,8 @@ impl World {
         let waited = life.asked.map_or(0, |asked| now - asked);
         let lasting = waited >= wait / 10 * 9;
         let cancelled = life.cancelled.is_some_and(|sent| now < sent + 10 * SEC);
+        // Between two rounds, or before what is in hand.
+        let tx = if life.expected.is_empty() { life.session.tx } else { life.before.tx };
         let excused = match code {
             "57014" => cancelled || lasting,
             // Only where it cannot be run again unseen; in session mode nothing is (seed 9371).
@@ -233,7 +241,10 @@ impl World {
             "3D000" => moving && life.phase == Phase::Login,
             "57P01" if moving => true,
             _ if lasting => matches!(&code[..2], "53" | "57" | "08"),
-            _ => !peaceful && matches!(&code[..2], "08" | "53" | "57" | "58"),
+            _ if !matches!(&code[..2], "08" | "53" | "57" | "58") => false,
+            // A standby that fails is nothing to anybody who is not in the middle of something.
+            _ if self.plan.spared => !peaceful && (tx != Tx::Idle || life.heard),
+            _ => !peaceful,
         };
         self.oracle.refusals += 1;
         if !excused {

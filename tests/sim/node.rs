@@ -223,9 +223,11 @@ impl World {
         let notice = self.plan.notices && self.dice.chance(4);
         let eager = self.dice.chance(10);
         let shape = self.nodes[node].shape;
+        let view = self.plan.routed.then(|| self.view(node));
         let Some(backend) = self.nodes[node].backends.get_mut(&link) else { return };
         let Some(session) = &mut backend.session else { return };
         session.shape = shape;
+        session.view = view;
         let mut answers = Vec::new();
         if notice && let Some(owner) = backend.owner.filter(|_| !session.skipping) {
             answers.push(report(b'N', "NOTICE", "00000", &format!("for c{owner}.")));
@@ -240,6 +242,7 @@ impl World {
         }
         let failed = answers.iter().any(|answer| answer.tag == b'E');
         let ran = std::mem::take(&mut session.ran);
+        let committed = std::mem::take(&mut session.committed);
         let flush = matches!(message.tag, b'Q' | b'F' | b'S' | b'H' | b'c' | b'f')
             || failed
             || eager
@@ -248,6 +251,7 @@ impl World {
             answer.write(&mut backend.out);
         }
         let lie = if answers.is_empty() { None } else { backend.lie.take() };
+        self.replicas.committed(committed);
         if let Some(lie) = lie {
             return self.node_lies(node, link, lie);
         }
@@ -334,7 +338,7 @@ impl World {
             let found = parameters.iter().find(|(name, _)| name == wanted);
             found.map(|(_, value)| value.clone()).unwrap_or_default()
         };
-        let pool = (find("database"), find("user"));
+        let pool = (self.plan.pool_at(&find("database"), node), find("user"));
         if let Some(link) = self.links.get_mut(&link) {
             link.pool = Some(pool.clone());
         }

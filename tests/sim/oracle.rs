@@ -10,6 +10,7 @@ use pgring_logic::action::Level;
 use pgring_logic::config::PoolMode;
 use pgring_logic::id::PoolKey;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What the oracle remembers.
 #[derive(Debug, Default)]
@@ -21,6 +22,8 @@ pub(crate) struct Oracle {
     sizes: Vec<(usize, Time)>,
     /// When the last trouble was over.
     pub(crate) trouble: Time,
+    /// Inserts that clients were told are committed.
+    pub(crate) told: Vec<String>,
 }
 
 impl Oracle {
@@ -67,7 +70,9 @@ impl World {
     /// A server was opened: is there room for it?
     pub(crate) fn oracle_opened(&mut self, pool: &(String, String)) {
         let open = self.open_servers().get(pool).copied().unwrap_or(0);
-        let size = self.oracle.size(self.now);
+        // Whoever looks for the primary comes to standbys, too, and leaves.
+        let ways = if pool.0.contains('@') { 2 } else { 1 };
+        let size = ways * self.oracle.size(self.now);
         if open > size {
             self.violate(format!("pool {pool:?} has {open} servers, but its size is {size}"));
         }
@@ -112,7 +117,12 @@ impl World {
     fn look_at_idlers(&mut self) {
         let swift = self.plan.weather.room >= 65_536;
         let movable = swift && self.plan.mode != PoolMode::Session && !self.plan.pins;
-        if !movable || !self.plan.peaceful() || self.control.paused || self.plan.orders {
+        if !movable
+            || self.plan.routed
+            || !self.plan.peaceful()
+            || self.control.paused
+            || self.plan.orders
+        {
             return;
         }
         // The answer to a deaf client still holds its server.
@@ -154,7 +164,9 @@ impl World {
         if self.control.paused {
             self.oracle.trouble = self.now;
         }
-        let bound = self.plan.wait_timeout + 12 * SEC;
+        // A read may wait for a standby's server, and for the primary's then.
+        let queues = if self.plan.routed { 2 } else { 1 };
+        let bound = queues * self.plan.wait_timeout + 12 * SEC;
         let (now, trouble) = (self.now, self.oracle.trouble);
         let mut late = None;
         for client in &self.clients {
@@ -211,7 +223,9 @@ impl World {
                 if server.state != "idle" {
                     self.violate(format!("a server is {} at the end", server.state));
                 }
-                let pool = (server.pool.database.to_string(), server.pool.user.to_string());
+                let node = server.pool.node.as_ref().and_then(|node| node.get(2..)?.parse().ok());
+                let database = self.plan.pool_at(&server.pool.database, node.unwrap_or(0));
+                let pool = (database, server.pool.user.to_string());
                 *reported.entry(pool).or_insert(0) += 1;
                 books.insert(server.pid, server.prepared_statements as usize);
             }
@@ -223,7 +237,9 @@ impl World {
         }
         for database in 0..self.plan.databases {
             for user in 0..self.plan.users {
-                self.check_budget(database, user, &open);
+                for node in 0..if self.plan.routed { self.plan.nodes } else { 1 } {
+                    self.check_budget((database, user), node, &open);
+                }
             }
         }
         if let Some((number, left)) = self.control.pending.first_key_value() {
@@ -261,19 +277,24 @@ impl World {
 
     fn check_budget(
         &mut self,
-        database: usize,
-        user: usize,
+        (database, user): (usize, usize),
+        node: usize,
         open: &BTreeMap<(String, String), usize>,
     ) {
-        let names = (Plan::database(database), Plan::user(user));
-        let key = PoolKey::new(&names.0, &names.1);
+        let mut names = (Plan::database(database), Plan::user(user));
+        let mut key = PoolKey::new(&names.0, &names.1);
+        if node > 0 {
+            key = key.on(&Arc::from(format!("pg{node}")));
+        }
+        let moving = self.plan.is_moving(&names.0);
+        names.0 = self.plan.pool_at(&names.0, node);
         let held = self.permits(&key);
         let there = open.get(&names).copied().unwrap_or(0);
         if held != there {
             let text = format!("pool {names:?}: {held} permits are held, {there} servers are open");
             self.violate(text);
         }
-        let absent = self.control.absent && self.plan.is_moving(&names.0);
+        let absent = self.control.absent && moving;
         let size = if absent { 0 } else { self.oracle.size(self.now) };
         if there > size {
             self.violate(format!("pool {names:?} ends with {there} servers, its size is {size}"));

@@ -5,8 +5,8 @@ use crate::link::{MS, SEC, Time, US, Weather};
 use crate::scram;
 use pgring_logic::action::Address;
 use pgring_logic::config::{
-    Auth, AuthMethod, Cluster, Config, Database, Limits, Monitor, Node, PoolMode, PoolSettings,
-    Routing, Users,
+    Auth, AuthMethod, Cluster, Config, Consistency, Database, Limits, Monitor, Node, PoolMode,
+    PoolSettings, Reads, Routing, Users,
 };
 use pgring_logic::time::Duration;
 use pgring_logic::topology::horizon::Horizon;
@@ -76,6 +76,16 @@ pub(crate) struct Plan {
     pub(crate) hasty: bool,
     /// Clients say goodbye behind their last round at once, and listen until all is answered.
     pub(crate) parting: bool,
+    /// Reads go to standbys, which are all nodes but the first.
+    pub(crate) routed: bool,
+    /// How they do.
+    pub(crate) routing: Routing,
+    /// The monitor asks at least so often.
+    pub(crate) watch: Time,
+    /// Nothing happens to the primary: who does not stand on a standby notices nothing.
+    pub(crate) spared: bool,
+    /// Until when commits were made.
+    pub(crate) horizon: Horizon,
 }
 
 impl Plan {
@@ -129,7 +139,42 @@ impl Plan {
             homes: false,
             hasty: false,
             parting: false,
+            routed: false,
+            routing: Routing::default(),
+            watch: 0,
+            spared: false,
+            horizon: Horizon::default(),
         }
+    }
+
+    /// Reads go to standbys, in some way.
+    pub(crate) fn route(&mut self, dice: &mut Dice) {
+        self.routed = true;
+        self.nodes = if dice.chance(60) { 2 } else { 3 };
+        self.watch = *dice.pick(&[5 * MS, 50 * MS]);
+        self.spared = dice.chance(50);
+        if self.spared {
+            self.lies = false;
+        }
+        let replicas = |is| if is { Reads::Replicas } else { Reads::Primary };
+        self.routing = Routing {
+            reads: if dice.chance(30) { Reads::All } else { Reads::Replicas },
+            leading_reads: replicas(dice.chance(50)),
+            consistency: match dice.below(10) {
+                0..3 => Consistency::Strict,
+                3 => Consistency::Eventual,
+                _ => Consistency::Session,
+            },
+            read_wait_max: Duration::from_millis(*dice.pick(&[0, 0, 20])),
+            slow_start: Duration::ZERO,
+            ..Routing::default()
+        };
+    }
+
+    /// The database part of a pool's name at a node.
+    pub(crate) fn pool_at(&self, database: &str, node: usize) -> String {
+        let away = self.routed && node > 0;
+        if away { format!("{database}@pg{node}") } else { database.to_owned() }
     }
 
     /// Whether an error that `PostgreSQL` did not send must have a reason in time.
@@ -154,6 +199,11 @@ impl Plan {
             (self.homes, "homes"),
             (self.hasty, "hasty"),
             (self.parting, "parting"),
+            (self.routed, "routed"),
+            (self.spared, "spared"),
+            (self.routing.reads == Reads::All, "all"),
+            (self.routing.leading_reads == Reads::Replicas, "leading"),
+            (self.routing.consistency == Consistency::Strict, "strict"),
         ];
         let named = troubles.iter().filter(|(is, _)| *is);
         named.map(|(_, name)| *name).collect::<Vec<_>>().join(" ")
@@ -185,7 +235,7 @@ impl Plan {
             name: "main".to_owned(),
             nodes: nodes.collect(),
             failover: None,
-            horizon: Horizon::default(),
+            horizon: self.horizon.clone(),
         });
         let databases = (0..self.databases).map(|number| {
             Arc::new(Database {
@@ -195,7 +245,7 @@ impl Plan {
                 user: None,
                 password: None,
                 pool: self.pool(),
-                routing: Routing::default(),
+                routing: self.routing.clone(),
             })
         });
         Arc::new(Config {
@@ -215,7 +265,7 @@ impl Plan {
             },
             limits: Limits { clients_max: 1000, statement_bytes_max: 65_536, buffers: 64 },
             pool: self.pool(),
-            routing: Routing::default(),
+            routing: self.routing.clone(),
             monitor: Monitor::default(),
             clusters: vec![Arc::clone(&cluster)],
             databases: databases.collect(),

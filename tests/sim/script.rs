@@ -18,17 +18,23 @@ const SHARED: [(&str, usize); 8] = [
     ("SELECT wide(3000, $1)", 1),
 ];
 
+mod reads;
+
 /// What clients of a story do.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Habits {
+pub(crate) struct Habits<'told> {
     pub(crate) pins: bool,
     pub(crate) mistakes: bool,
     /// Transactions of several statements are refused.
     pub(crate) single: bool,
+    /// Reads may go to standbys.
+    pub(crate) routed: bool,
+    /// An insert that reads of this client must show, if there is one.
+    pub(crate) known: Option<&'told str>,
 }
 
 /// The next round of a life: it ends with something that makes the server answer.
-pub(crate) fn round(life: &mut Life, dice: &mut Dice, habits: Habits) -> Vec<Message> {
+pub(crate) fn round(life: &mut Life, dice: &mut Dice, habits: Habits<'_>) -> Vec<Message> {
     let mut writer = Writer { life, dice, habits, closed: Vec::new(), out: Vec::new() };
     writer.round();
     writer.out
@@ -65,7 +71,7 @@ fn execute(portal: &str, most: u32) -> Message {
 struct Writer<'life> {
     life: &'life mut Life,
     dice: &'life mut Dice,
-    habits: Habits,
+    habits: Habits<'life>,
     /// Names closed in this round.
     closed: Vec<String>,
     out: Vec<Message>,
@@ -98,6 +104,9 @@ impl Writer<'_> {
         let lost = tx == Tx::Failed && !self.habits.mistakes;
         if tx != Tx::Idle && (lost || self.dice.chance(35)) {
             return self.end();
+        }
+        if self.reads() {
+            return;
         }
         match self.dice.below(100) {
             0..24 => self.simple(),
@@ -372,8 +381,10 @@ impl Writer<'_> {
             .prepared
             .iter()
             .filter(|(name, statement)| {
-                let copies = matches!(statement.list.first(), Some(Stmt::CopyIn));
-                !statement.from_sql && !copies && (mistakes || !self.closed.contains(*name))
+                let first = statement.list.first();
+                // What is asked with `seen` must be there.
+                let apart = first.is_some_and(|it| *it == Stmt::CopyIn || it.sees());
+                !statement.from_sql && !apart && (mistakes || !self.closed.contains(*name))
             })
             .map(|(name, statement)| (name.clone(), statement.parameters))
             .collect();

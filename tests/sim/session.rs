@@ -4,6 +4,7 @@
 //! what it would have seen without pgring (the reference its answers are compared with).
 
 use crate::message::{Message, Reader, report, text};
+use crate::replicas::View;
 use crate::sql::{Stmt, parse};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -79,6 +80,14 @@ pub(crate) struct Session {
     pub(crate) shape: u64,
     /// Nonces of the statements that took effect since last asked.
     pub(crate) ran: Vec<String>,
+    /// The transaction is READ ONLY.
+    pub(crate) read_only: bool,
+    /// What the transaction has inserted.
+    pub(crate) own: Vec<String>,
+    /// What has been inserted and committed; a node takes it from here into its log.
+    pub(crate) committed: Vec<String>,
+    /// What a node shows; a client's own picture of its session shows all that was ever written.
+    pub(crate) view: Option<View>,
 }
 
 /// The parameters a node reports, with their start values.
@@ -137,7 +146,16 @@ impl Session {
             told: Settings::new(),
             shape: 0,
             ran: Vec::new(),
+            read_only: false,
+            own: Vec::new(),
+            committed: Vec::new(),
+            view: None,
         }
+    }
+
+    /// Whether it is one of a standby.
+    pub(crate) fn is_standby(&self) -> bool {
+        self.defaults.get("in_hot_standby").is_some_and(|value| value == "on")
     }
 
     /// A parameter's value; none if there is no such parameter.
@@ -290,9 +308,14 @@ impl Session {
         {
             self.set = before;
         }
+        let own = std::mem::take(&mut self.own);
+        if commit {
+            self.committed.extend(own);
+        }
         self.local.clear();
         self.portals.clear();
         self.tx = Tx::Idle;
+        self.read_only = false;
     }
 
     fn end_implicit(&mut self) {

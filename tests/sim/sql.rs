@@ -21,8 +21,8 @@ pub(crate) enum Expr {
 pub(crate) enum Stmt {
     /// SELECT of some values, from a table if there is one.
     Select(Vec<Expr>, Option<String>),
-    /// BEGIN.
-    Begin,
+    /// BEGIN: READ ONLY or not.
+    Begin(bool),
     /// COMMIT.
     Commit,
     /// ROLLBACK.
@@ -57,6 +57,19 @@ pub(crate) enum Stmt {
     Inspect(Vec<String>),
     /// What this node does not understand.
     Bad(String),
+}
+
+impl Stmt {
+    /// Whether it is refused where nothing may be written.
+    pub(crate) fn writes(&self) -> bool {
+        matches!(self, Self::Insert(_) | Self::CopyIn | Self::TempTable(_) | Self::Listen(_))
+    }
+
+    /// Whether it asks for what was inserted.
+    pub(crate) fn sees(&self) -> bool {
+        let sees = |expr: &Expr| matches!(expr, Expr::Call(name, _) if name == "seen");
+        matches!(self, Self::Select(list, _) if list.iter().any(sees))
+    }
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -205,7 +218,7 @@ impl Parser<'_> {
         self.at += 1;
         match first.as_str() {
             "select" => self.select(),
-            "begin" | "start" => Stmt::Begin,
+            "begin" | "start" => Stmt::Begin(self.has("only")),
             "commit" | "end" => Stmt::Commit,
             "rollback" | "abort" => Stmt::Rollback,
             "set" => self.set(),

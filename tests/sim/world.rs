@@ -11,6 +11,8 @@ use crate::link::{End, Link, LinkId, MS, Peer, Time, US, Want};
 use crate::node::Node;
 use crate::oracle::Oracle;
 use crate::plan::Plan;
+use crate::replicas::Replicas;
+use pgring_logic::config::PoolMode;
 use pgring_logic::id::ConnId;
 use pgring_logic::mail::{Entrance, Event, Mail};
 use pgring_logic::parcel::Parcel;
@@ -48,6 +50,12 @@ pub(crate) enum Happening {
     Control(Box<Mail>),
     /// The control thread's own turn.
     ControlTurn,
+    /// A standby replays something.
+    Replay(usize),
+    /// The monitor asks the nodes.
+    Monitor,
+    /// They answer: asked when, and how many commits were lost before.
+    Answered(Instant, u64),
     /// A node goes on with a connection.
     Node(LinkId),
     /// A client goes on: its number and life.
@@ -102,6 +110,7 @@ pub(crate) struct World {
     pub(crate) clients: Vec<Client>,
     pub(crate) control: Control,
     pub(crate) oracle: Oracle,
+    pub(crate) replicas: Replicas,
     /// The last arrivals of mail by sender and receiver: letters do not overtake each other.
     posts: BTreeMap<(usize, usize), Time>,
     trace: Option<VecDeque<String>>,
@@ -119,6 +128,9 @@ impl World {
         plan.homes = apart.chance(40);
         plan.hasty = apart.chance(30);
         plan.parting = apart.chance(40);
+        if apart.chance(40) && plan.mode != PoolMode::Session {
+            plan.route(&mut apart);
+        }
         let config = plan.config();
         let lanes = (0..plan.lanes).map(|core| Driver::new(core, &config, dice.seed())).collect();
         let nodes = (0..plan.nodes).map(Node::new).collect();
@@ -139,6 +151,7 @@ impl World {
             clients,
             control,
             oracle,
+            replicas: Replicas::default(),
             posts: BTreeMap::new(),
             trace: (keep > 0).then(VecDeque::new),
             keep,
@@ -149,6 +162,9 @@ impl World {
             world.at(when, Happening::Client(client, 0));
         }
         world.at(0, Happening::ControlTurn);
+        if world.plan.routed {
+            world.replicas_begin();
+        }
         let first = world.dice.below(crate::link::SEC);
         world.at(first, Happening::Chaos);
         world
@@ -230,6 +246,9 @@ impl World {
             Happening::Adopt(core, link, parcel) => self.adopt(core, link, *parcel),
             Happening::Control(mail) => self.control_hears(*mail),
             Happening::ControlTurn => self.control_turn(),
+            Happening::Replay(node) => self.replay(node),
+            Happening::Monitor => self.monitor(),
+            Happening::Answered(asked, lost) => self.monitor_hears(asked, lost),
             Happening::Node(link) => self.node_step(link),
             Happening::Client(client, life) => self.client_step(client, life),
             Happening::Cancel(client, life) => self.client_cancel(client, life),

@@ -11,9 +11,11 @@
 //!
 //! Trusted: that a function is as volatile as its owner says (`pg_proc.provolatile`). `PostgreSQL`
 //! itself plans by it. A standby refuses whoever lied, and the statement then runs on the primary.
+//! What names a function that somebody of the database has written ([`Catalog::believes`]) counts
+//! as a write for what its session reads next, should the primary run it: nobody is refused there.
 
 use crate::catalog::known::Known;
-use crate::catalog::rows::{Function, Rows};
+use crate::catalog::rows::{Function, Relation, Rows};
 use crate::classify::{Class, Name, Names, classify};
 use core::fmt;
 use std::collections::BTreeSet;
@@ -75,6 +77,10 @@ pub struct Catalog {
     relations: Known,
     /// Functions of one argument, which can be called as if they were columns of it.
     singles: BTreeSet<Box<str>>,
+    /// Functions, in any schema, that only read by the word of their owner or of the configuration.
+    believed: BTreeSet<Box<str>>,
+    /// Views and tables with policies that run one of these.
+    believing: BTreeSet<Box<str>>,
     unsound: Option<Box<str>>,
     read_committed: bool,
 }
@@ -173,6 +179,16 @@ impl Catalog {
             .or_else(attributes)
     }
 
+    /// Whether a read that names these only reads by somebody's word: no function of `PostgreSQL`'s
+    /// own, or of a compiled extension, lies about that.
+    pub fn believes(&self, names: &Names) -> bool {
+        let called = names.attributes.iter().filter(|name| self.singles.contains(*name));
+        let mut functions = names.functions.iter().map(|name| &name.name).chain(called);
+        let mut relations = names.relations.iter();
+        functions.any(|name| self.believed.contains(name))
+            || relations.any(|name| self.believing.contains(&name.name))
+    }
+
     fn add_functions(&mut self, functions: &[Function], lists: &Lists) {
         for function in functions {
             let name = Name {
@@ -182,6 +198,7 @@ impl Catalog {
             let reads = if Lists::says(&lists.writes, &name) {
                 false
             } else if Lists::says(&lists.reads, &name) {
+                self.believed.insert(name.name.clone());
                 true
             } else if *name.schema == *"pg_catalog" && builtin::is_bound(&name.name) {
                 false
@@ -190,6 +207,9 @@ impl Catalog {
                 !function.volatile || harmless
             };
             self.functions.add(&name.schema, &name.name, reads);
+            if !function.compiled && !builtin::is_system(&name.schema) {
+                self.believed.insert(name.name);
+            }
         }
     }
 
@@ -226,11 +246,33 @@ impl Catalog {
             self.known_mut(item.kind).add(item.schema, item.name, false);
         }
         while self.settle_some(&mut open) {}
+        self.find_believing(&rows.relations);
         // A domain's check runs wherever a value becomes one: in a function's arguments, in a row,
         // by a parameter's type. No statement needs to say so.
         let domain = open.iter().find(|item| matches!(item.kind, Kind::Type));
         let domain = domain.map(|item| item.name.into());
         self.unsound = self.unsound.take().or(domain);
+    }
+
+    /// Looks for what runs functions that are believed, in as many turns as views stand on views.
+    fn find_believing(&mut self, relations: &[Relation]) {
+        let texts = relations.iter().filter(|relation| !relation.texts.is_empty());
+        let mut open: Vec<Open<'_>> =
+            texts.map(|it| Open::new(Kind::Relation, &it.schema, &it.name, &it.texts)).collect();
+        loop {
+            let before = open.len();
+            open.retain(|item| {
+                let mut names = item.names.iter().flatten();
+                let believes = names.any(|names| self.believes(names));
+                if believes {
+                    self.believing.insert(item.name.into());
+                }
+                !believes
+            });
+            if open.len() == before {
+                return;
+            }
+        }
     }
 
     /// Absolves what stands on readers only. Tells whether there was any.

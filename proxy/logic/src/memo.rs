@@ -143,7 +143,7 @@ fn mix(seed: u64, text: &[u8]) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::{LENGTH_MAX, Memo, PLACES, mix};
-    use crate::classify::cache::Cache;
+    use crate::classify::cache::{Cache, Proof};
     use crate::classify::key;
     use crate::dice::Chance;
     use crate::hints::scan;
@@ -180,7 +180,7 @@ mod tests {
     fn texts_that_differ_in_plain_values_only_share_a_place() {
         let mut memo = Memo::new(3);
         let mut cache = Cache::new(3, 1 << 20);
-        cache.verdict(b"SELECT a FROM t WHERE b = 7 AND c = 'x'", None, 1, |_| true);
+        cache.verdict(b"SELECT a FROM t WHERE b = 7 AND c = 'x'", None, 1, |_| Proof::Proven);
         let mark = cache.last();
         assert!(mark.is_some());
         memo.note(b"SELECT a FROM t WHERE b = 7 AND c = 'x'", mark);

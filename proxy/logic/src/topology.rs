@@ -117,7 +117,7 @@ pub struct Standing {
     pub lag: Duration,
     /// Which of its addresses answers, from zero.
     pub address: usize,
-    /// Since when it has answered, and been a standby of this primary.
+    /// Since when it has answered, and been the primary or a standby of it.
     pub since: Instant,
     /// Its share of the reads, by the configuration.
     pub weight: u32,

@@ -74,7 +74,7 @@ impl Control {
                     Role::Primary if !written => Some(NOT_OURS.to_owned()),
                     Role::Unknown | Role::Primary | Role::Standby => None,
                 };
-                let stood = standing.role == Role::Standby && standing.error.is_none();
+                let stood = standing.role != Role::Unknown && standing.error.is_none();
                 *standing = Standing {
                     role: answer.role,
                     lsn: answer.lsn,

@@ -142,6 +142,40 @@ fn what_names_something_else_is_none() {
 }
 
 #[test]
+fn what_only_reads_by_its_owners_word_is_believed() {
+    let mut rows = rows();
+    rows.relations.push(relation("public", "asking", false, &["SELECT public.plain() AS a"]));
+    rows.relations.push(relation("public", "further", false, &["SELECT a FROM public.asking"]));
+    rows.singles.push("plain".to_owned());
+    let lists = Lists { reads: ["nextval".to_owned()].into(), ..Lists::default() };
+    let trusting = Catalog::new(1, &rows, &lists);
+    let catalog = Catalog::new(2, &rows, &Lists::default());
+    let believes = |catalog: &Catalog, text: &str| match classify(text.as_bytes()) {
+        Class::Read(names) => {
+            assert_eq!(catalog.judge(&names), None, "{text}");
+            catalog.believes(&names)
+        }
+        other @ (Class::Begin { .. } | Class::Primary(_)) => panic!("{text}: {other:?}"),
+    };
+    for text in [
+        "SELECT plain()",
+        "SELECT 1 FROM public.t WHERE x = public.plain()",
+        "SELECT t.plain FROM public.t",
+        "SELECT a FROM asking",
+        "SELECT a FROM public.further",
+    ] {
+        assert!(believes(&catalog, text), "{text}");
+    }
+    for text in ["SELECT nextval('s')", "SELECT * FROM writing"] {
+        assert!(believes(&trusting, text), "{text}");
+    }
+    for text in ["SELECT lower(x), pg_typeof(x) FROM public.t", "SELECT * FROM reading", "SELECT 1"]
+    {
+        assert!(!believes(&catalog, text), "{text}");
+    }
+}
+
+#[test]
 fn what_no_statement_shows_keeps_all_reads_on_the_primary() {
     let unsound = Catalog::new(2, &Rows { unsound: true, ..rows() }, &Lists::default());
     assert_eq!(cause(&unsound, "SELECT 1"), Some(Cause::Unsound("".into())));

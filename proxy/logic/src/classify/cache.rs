@@ -14,7 +14,10 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Verdict {
     /// Any node may run it.
-    Read,
+    Read {
+        /// By somebody's word: where it may write, it may have.
+        believed: bool,
+    },
     /// It reads, but what it names may write, or is not known.
     Unproven,
     /// It opens a transaction; see [`Class::Begin`].
@@ -33,6 +36,17 @@ pub enum Verdict {
         /// What names mean may be another thing behind it.
         defines: bool,
     },
+}
+
+/// Whether what a read names only reads.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Proof {
+    /// It does.
+    Proven,
+    /// By somebody's word.
+    Believed,
+    /// It may write, or is not known.
+    None,
 }
 
 /// What an entry costs beside its key and its names, about.
@@ -138,15 +152,15 @@ impl Cache {
         }
     }
 
-    /// What is to be done with `text` by this edition of what names mean: `judge` says of a read
-    /// whether it is one indeed, and is asked once for each edition. Whoever knows where a text of
-    /// its key was kept says so; if it still is, its key need not be found.
+    /// What is to be done with `text` by this edition of what names mean: `judge` says of what a
+    /// read names whether that only reads, and is asked once for each edition. Whoever knows where
+    /// a text of its key was kept says so; if it still is, its key need not be found.
     pub fn verdict(
         &mut self,
         text: &[u8],
         known: Option<Mark>,
         edition: u64,
-        judge: impl FnOnce(&super::Names) -> bool,
+        judge: impl FnOnce(&super::Names) -> Proof,
     ) -> Verdict {
         let kept = known.and_then(|mark| self.kept(mark));
         let found = kept.map_or_else(|| self.find(text), Ok);
@@ -169,8 +183,11 @@ impl Cache {
             return Verdict::Primary { writes: true, defines: true };
         };
         let verdict = match &*class {
-            Class::Read(names) if judge(names) => Verdict::Read,
-            Class::Read(_) => Verdict::Unproven,
+            Class::Read(names) => match judge(names) {
+                Proof::Proven => Verdict::Read { believed: false },
+                Proof::Believed => Verdict::Read { believed: true },
+                Proof::None => Verdict::Unproven,
+            },
             Class::Begin { read_only, serializable, plain } => {
                 let (read_only, serializable, plain) = (*read_only, *serializable, *plain);
                 Verdict::Begin { read_only, serializable, plain }
@@ -344,7 +361,7 @@ impl Cache {
 
 #[cfg(test)]
 mod tests {
-    use super::{Cache, ENTRY_BYTES, Verdict};
+    use super::{Cache, ENTRY_BYTES, Proof, Verdict};
     use crate::classify::classify;
     use crate::time::Duration;
     use std::sync::Arc;
@@ -373,13 +390,16 @@ mod tests {
             })
         };
         let primary = Verdict::Primary { writes: true, defines: false };
-        assert_eq!(verdict(&mut cache, 1, true), Verdict::Read);
-        assert_eq!(verdict(&mut cache, 1, false), Verdict::Read, "it is not asked again");
-        assert_eq!(verdict(&mut cache, 2, false), Verdict::Unproven);
-        assert_eq!(verdict(&mut cache, 3, true), Verdict::Read);
+        assert_eq!(verdict(&mut cache, 1, Proof::Proven), Verdict::Read { believed: false });
+        let read = Verdict::Read { believed: false };
+        assert_eq!(verdict(&mut cache, 1, Proof::None), read, "it is not asked again");
+        assert_eq!(verdict(&mut cache, 2, Proof::None), Verdict::Unproven);
+        assert_eq!(verdict(&mut cache, 3, Proof::Proven), read);
         cache.learn(b"select f(22)");
-        assert_eq!(verdict(&mut cache, 4, true), primary);
+        assert_eq!(verdict(&mut cache, 4, Proof::Proven), primary);
         assert_eq!(asked, 3);
+        let believed = Verdict::Read { believed: true };
+        assert_eq!(cache.verdict(b"SELECT g()", None, 4, |_| Proof::Believed), believed);
     }
 
     #[test]
@@ -387,7 +407,7 @@ mod tests {
         let mut cache = Cache::new(3, 2 * (ENTRY_BYTES + 64));
         let database: Arc<str> = "app".into();
         let mark = |cache: &mut Cache, text: &str| {
-            cache.verdict(text.as_bytes(), None, 1, |_| true);
+            cache.verdict(text.as_bytes(), None, 1, |_| Proof::Proven);
             cache.take_last().expect("it is kept")
         };
         let one = mark(&mut cache, "SELECT a FROM t WHERE b = 1");

@@ -8,7 +8,7 @@
 use crate::action::Action;
 use crate::catalog::Catalog;
 use crate::classify::Reason;
-use crate::classify::cache::Verdict;
+use crate::classify::cache::{Proof, Verdict};
 use crate::classify::comment::{Hint, hint};
 use crate::config::{Consistency, Reads, Route};
 use crate::hints::Hints;
@@ -160,6 +160,7 @@ impl Lane {
         {
             client.behind_since = None;
         }
+        let aimed = if place == Place::Shared { Aimed::Shared } else { Aimed::Yes };
         let pool = match place {
             Place::Replica(pool) => {
                 self.begin_reading(id);
@@ -168,7 +169,7 @@ impl Lane {
                 }
                 pool
             }
-            Place::Primary => home,
+            Place::Primary | Place::Shared => home,
             Place::Wait => return true,
             Place::Refused => return false,
         };
@@ -177,11 +178,7 @@ impl Lane {
         }
         if let Some(client) = self.clients.get_mut(id) {
             client.pool = Some(pool);
-            client.aimed = match (aim, shared) {
-                (Aim::Open, _) => Aimed::No,
-                (_, true) => Aimed::Shared,
-                (_, false) => Aimed::Yes,
-            };
+            client.aimed = if aim == Aim::Open { Aimed::No } else { aimed };
         }
         if aim == Aim::Open {
             return false;
@@ -302,14 +299,27 @@ impl Lane {
         // Without a catalog nothing is a read.
         let catalog = self.pools[home].catalog.as_ref();
         let edition = catalog.map_or(0, |catalog| catalog.version());
-        let judge = |names: &_| catalog.is_some_and(|catalog| catalog.judge(names).is_none());
+        let judge = |names: &_| match catalog {
+            Some(catalog) if catalog.judge(names).is_some() => Proof::None,
+            Some(catalog) if catalog.believes(names) => Proof::Believed,
+            Some(_) => Proof::Proven,
+            None => Proof::None,
+        };
         let known = self.memo.mark(text);
         let verdict = self.verdicts.verdict(text, known, edition, judge);
         if self.verdicts.last() != known {
             self.memo.note(text, self.verdicts.last());
         }
+        if verdict == (Verdict::Read { believed: true })
+            && let Some(client) = self.clients.get_mut(id)
+        {
+            // Should it come to the primary, it may write there, and nobody would be refused.
+            client.wrote = true;
+        }
         match verdict {
-            Verdict::Read | Verdict::Begin { .. } if asked == Some(Hint::Primary) => Aim::Quiet,
+            Verdict::Read { .. } | Verdict::Begin { .. } if asked == Some(Hint::Primary) => {
+                Aim::Quiet
+            }
             // Each of its statements is a read of its own.
             Verdict::Begin { .. } if strict => Aim::Quiet,
             Verdict::Unproven if asked == Some(Hint::Replica) => {
@@ -329,7 +339,7 @@ impl Lane {
             Verdict::Begin { read_only: true, serializable: false, .. } if self.follows(home) => {
                 Aim::Opens
             }
-            Verdict::Read => Aim::Replica,
+            Verdict::Read { .. } => Aim::Replica,
             Verdict::Begin { .. } | Verdict::Primary { writes: false, .. } => Aim::Quiet,
             Verdict::Primary { defines, .. } => {
                 // What is temporary means nothing to anybody else.

@@ -97,6 +97,8 @@ pub(super) enum Place {
     Replica(usize),
     /// To the primary.
     Primary,
+    /// To the primary, which takes its part; any other node would do.
+    Shared,
     /// Nowhere yet.
     Wait,
     /// Nowhere: its client has been told.
@@ -126,7 +128,7 @@ impl Lane {
             }
         }
         match fit {
-            Fit::Pool(pool) if pool == home => Place::Primary,
+            Fit::Pool(pool) if pool == home => Place::Shared,
             Fit::Pool(pool) => Place::Replica(pool),
             Fit::Nobody if fallback == Fallback::Error => {
                 let message = "no standby is fit for reads";

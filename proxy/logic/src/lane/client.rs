@@ -307,7 +307,7 @@ pub(super) enum Aimed {
     No,
     /// It has.
     Yes,
-    /// It is a read of which the primary takes its part.
+    /// It is a read that any node will do for, and the primary takes it for its part.
     Shared,
 }
 

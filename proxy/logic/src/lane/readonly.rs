@@ -95,12 +95,17 @@ impl Lane {
         };
         let fit = self.fit_for(now, id, home, Among::StandbysBut(pool), actions);
         let Fit::Pool(other) = fit else { return };
+        let waiting_max = self.pools[other].settings.waiting_max;
+        if self.pools[other].waiting_count as usize >= waiting_max {
+            return;
+        }
         if pool == home {
             self.begin_reading(id);
         }
         let Some(client) = self.clients.get_mut(id) else { return };
         client.wait = None;
         client.pool = Some(other);
+        client.aimed = Aimed::Yes;
         self.pools[pool].unqueue();
         self.wait_for_server(now, id, actions);
         // It has waited for as long as before.

@@ -238,8 +238,8 @@ impl Lane {
             let took = now.since(since);
             counters.query_us += u64::try_from(took.as_micros()).unwrap_or(0);
             counters.query_times.observe(took);
-            if !client.wrote {
-                // Reads are told apart by it, and what writes waits for others.
+            // Nodes are compared by how long reads take. What writes waits for others.
+            if client.aimed == Aimed::Shared || self.pools[pool].key.node.is_some() {
                 self.pools[pool].latency.observe(now, took);
             }
             if let Some(mark) = client.mark.take() {

@@ -193,6 +193,72 @@ fn a_read_does_not_wait_for_a_primary_that_is_gone() {
     assert!(trial.said_to(next).ends_with(&read));
 }
 
+/// It is on its way to the primary with all that it has to say: nobody is to take that from it.
+#[test]
+fn a_read_that_its_standby_did_not_answer_stays_with_the_primary() {
+    let (mut trial, standby) = Trial::shared("pool.size = 1");
+    let other = trial.enter(Entrance::default());
+    let begin = query("BEGIN ISOLATION LEVEL SERIALIZABLE");
+    assert_eq!(trial.receives(other, &begin), begin.len(), "it has the primary's only server");
+    trial.receives(trial.server, BEGUN);
+    let away = [Some(standing(Role::Unknown)), Some(standing(Role::Standby))];
+    trial.finds(away.clone());
+    let read = query(READ);
+    assert!(!is_at_home(&mut trial, standby, READ));
+    trial.happens(Event::Ended { conn: standby });
+    trial.happens(Event::Closed { conn: standby });
+    for _ in 0..3 {
+        trial.finds(away.clone());
+        assert!(!trial.connects() && !trial.is_resumed());
+    }
+    assert_eq!(trial.receives(other, &query("COMMIT")), query("COMMIT").len());
+    trial.receives(trial.server, ANSWERED);
+    assert_eq!(trial.said_to(trial.server), read, "it is said again");
+}
+
+/// A standby would have refused it; the primary writes, and the session reads what it wrote.
+#[test]
+fn what_is_believed_to_read_may_have_written_on_the_primary() {
+    let (mut trial, standby) = Trial::shared("");
+    let believed = "SELECT believed()";
+    trial.wait(Duration::from_millis(1));
+    trial.weighs([0, 1]);
+    assert!(!runs_at_home(&mut trial, standby, believed), "a standby would tell");
+    assert!(!runs_at_home(&mut trial, standby, READ), "where nothing was written");
+    trial.weighs([1, 0]);
+    assert!(runs_at_home(&mut trial, standby, believed));
+    trial.weighs([0, 1]);
+    assert!(runs_at_home(&mut trial, standby, READ), "no standby is known to show it");
+    let asked = Instant::START + Duration::from_secs(1);
+    let primary = Standing { weight: 0, asked, ..standing(Role::Primary) };
+    trial.finds([Some(primary), Some(standing(Role::Standby))]);
+    assert!(!runs_at_home(&mut trial, standby, READ));
+}
+
+/// Whoever has seen no standby, and so is the primary's, waits for that as ever.
+#[test]
+fn a_read_that_fell_back_is_not_moved_to_and_fro() {
+    let (mut trial, standby) = Trial::shared("pool.size = 1\npool.query_wait_timeout = \"1s\"");
+    let (writer, reader) = (trial.enter(Entrance::default()), trial.enter(Entrance::default()));
+    let begin = query("BEGIN ISOLATION LEVEL SERIALIZABLE");
+    assert_eq!(trial.receives(writer, &begin), begin.len());
+    trial.receives(trial.server, BEGUN);
+    let out = [Some(standing(Role::Unknown)), Some(standing(Role::Standby))];
+    trial.finds(out.clone());
+    let long = query(READ);
+    assert_eq!(trial.receives(reader, &long), long.len(), "it has the standby's only server");
+    assert_eq!(trial.forwards_to(standby), long.len());
+    assert_eq!(trial.client_says(&query(READ)), 0, "it waits for the same");
+    trial.wait(Duration::from_millis(1_100));
+    for _ in 0..9 {
+        trial.finds(out.clone());
+        assert!(!trial.is_resumed(), "now for the primary");
+        trial.wait(Duration::from_millis(100));
+    }
+    trial.wait(Duration::from_millis(200));
+    assert!(trial.is_resumed(), "it is refused");
+}
+
 /// While neither can be had it waits, for as long as it may, and not longer for having been looked
 /// at in between.
 #[test]

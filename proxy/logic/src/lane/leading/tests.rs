@@ -317,6 +317,27 @@ fn a_failed_transaction_may_be_ended_by_extended_messages_on_the_standby() {
     assert!(has_error(&trial.said_to(trial.client), "25P02"));
 }
 
+/// The server skips all up to the Sync: so must what comes before that, wherever it belongs. A
+/// Query in between ends nothing. Found by seed 5202.
+#[test]
+fn what_comes_behind_a_failed_message_is_not_run_elsewhere() {
+    let (mut trial, standby) = reading();
+    let mut segment = Vec::new();
+    ask::parse(&mut segment, b"s", b"SELECT nothing\0\0\0").expect("it is short");
+    segment.extend(query("SELECT 1"));
+    let rest = b"B\0\0\0\x0d\0s\0\0\0\0\0\0\0E\0\0\0\x09\0\0\0\0\0S\0\0\0\x04";
+    let all = [&segment[..], rest].concat();
+    assert_eq!(trial.client_says(&all), segment.len(), "whether there is an `s` is yet to be told");
+    trial.receives(standby, &error("42703"));
+    assert!(trial.is_resumed());
+    assert_eq!(trial.client_says(rest), rest.len());
+    assert_eq!(trial.forwards_to(trial.server), 0);
+    assert!(trial.said_to(trial.server).is_empty());
+    assert!(trial.forwards_to(standby) > 0, "it hears the Sync");
+    trial.receives(standby, b"Z\0\0\0\x05E");
+    assert_eq!(trial.forwards_to(trial.client), 6, "nothing has been run");
+}
+
 /// What it does is known when it is whole; until then it is not said to change what names mean.
 #[test]
 fn a_read_that_comes_in_pieces_changes_nothing_for_others() {

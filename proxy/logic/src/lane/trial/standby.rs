@@ -1,7 +1,7 @@
 //! The same with a standby behind the primary, where reads go.
 
 use super::{ANSWERED, Trial, query};
-use crate::catalog::rows::Rows;
+use crate::catalog::rows::{Function, Rows};
 use crate::catalog::{Catalog, Lists};
 use crate::id::ConnId;
 use crate::mail::{Entrance, Event, Mail};
@@ -34,7 +34,15 @@ impl Trial {
         let read = query("SELECT 0");
         assert_eq!(trial.client_says(&read), read.len());
         trial.server_says(&ANSWERED.repeat(2));
-        let rows = Rows { read_committed: true, ..Rows::default() };
+        let believed = Function {
+            schema: "public".to_owned(),
+            name: "believed".to_owned(),
+            volatile: false,
+            defaults: String::new(),
+            compiled: false,
+        };
+        let functions = vec![believed];
+        let rows = Rows { functions, read_committed: true, ..Rows::default() };
         let catalog = Some(Arc::new(Catalog::new(1, &rows, &Lists::default())));
         trial.happens(Event::Mail(Mail::Catalog { database: Arc::from("app"), catalog }));
         trial.weighs([0, 1]);
