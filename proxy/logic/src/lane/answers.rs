@@ -116,7 +116,7 @@ impl Lane {
     }
 
     /// Sends answers to a client, or nowhere.
-    fn forward_answer(
+    pub(super) fn forward_answer(
         &mut self,
         id: ConnId,
         to: Option<ConnId>,
@@ -184,22 +184,7 @@ impl Lane {
                 self.look(now, id, head.tag, body, whose, actions);
                 self.let_go(now, id, actions);
             }
-            Err(_) if head.tag == b'E' => {
-                // Nobody asked: the server is about to end the connection and says why. If that is
-                // nothing to its client, what that says next must not go there any more.
-                if self.is_parting(id, body) {
-                    return self.server_lost(now, id, "the connection was closed", actions);
-                }
-                let Some(far) = self.server_mut(id) else { return };
-                far.left = head.total() - shown.len();
-                far.forward = true;
-                far.unfit = true;
-                let to = far.client;
-                if to.is_some() {
-                    far.note_error(body, true);
-                }
-                self.forward_answer(id, to, at, at + shown.len(), actions);
-            }
+            Err(_) if head.tag == b'E' => self.last_word(now, id, head, (at, shown), actions),
             Err(violation) => {
                 let text = format!(
                     "message '{}' answers nothing (due: {:?})",

@@ -10,7 +10,7 @@ use crate::mail::Mail;
 use crate::time::Instant;
 use pgring_wire::backend::sqlstate;
 use pgring_wire::backend::write::ErrorText;
-use pgring_wire::frame::{LENGTH_MAX, header};
+use pgring_wire::frame::{Header, LENGTH_MAX, header};
 use std::sync::Arc;
 
 /// So many servers may end before a client has said anything to them.
@@ -319,6 +319,50 @@ impl Lane {
             Self::say_lost(client, reason, unknown, actions);
         }
         self.client_left(now, client, CloseMode::Flush, actions);
+    }
+
+    /// Nobody asked: a server is about to end the connection and says why.
+    #[cold]
+    pub(super) fn last_word(
+        &mut self,
+        now: Instant,
+        id: ConnId,
+        head: Header,
+        (at, shown): (usize, &[u8]),
+        actions: &mut Out,
+    ) {
+        let body = shown.get(Header::SIZE..).unwrap_or_default();
+        // Who has heard all that it asked for is done with it, though both came at once.
+        if self.leaves_dying(now, id, actions) {
+            return;
+        }
+        // If that is nothing to its client, what that says next must not go there any more.
+        if self.is_parting(id, body) {
+            return self.server_lost(now, id, "the connection was closed", actions);
+        }
+        let Some(far) = self.server_mut(id) else { return };
+        far.left = head.total() - shown.len();
+        far.forward = true;
+        far.unfit = true;
+        let to = far.client;
+        if to.is_some() {
+            far.note_error(body, true);
+        }
+        self.forward_answer(id, to, at, at + shown.len(), actions);
+    }
+
+    /// A server is about to end the connection. Whether its client is done with it: then it leaves
+    /// it before it could hear of that.
+    fn leaves_dying(&mut self, now: Instant, id: ConnId, actions: &mut Out) -> bool {
+        let Some(far) = self.server_mut(id).filter(|far| far.client.is_some()) else {
+            return false;
+        };
+        if far.status != b'I' || !far.ledger.is_settled() {
+            return false;
+        }
+        far.unfit = true;
+        self.settle(now, id, actions);
+        self.server_ref(id).is_none_or(|far| far.client.is_none())
     }
 
     /// Whether a client has a server, and has not begun to say there what it has it for: it may as

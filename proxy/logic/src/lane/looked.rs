@@ -48,8 +48,9 @@ impl Lane {
 #[cfg(test)]
 mod tests {
     use crate::lane::trial::{ANSWERED, Trial, query};
+    use crate::mail::Event;
     use crate::topology::Role;
-    use pgring_wire::backend::write;
+    use pgring_wire::backend::write::{self, ErrorText};
 
     /// The node becomes the primary while it is read from: seen by the rig as a read that failed
     /// (08006), once in fifty failovers.
@@ -67,5 +68,27 @@ mod tests {
         assert_eq!(trial.forwards_to(client), answer.len());
         assert!(trial.closes(standby), "it is no standby any more");
         assert!(trial.said_to(client).is_empty() && !trial.closes(client));
+    }
+
+    /// A server that is shut down says so behind its answer, and both come at once.
+    #[test]
+    fn who_has_its_answer_does_not_hear_how_its_server_ends() {
+        for there in [false, true] {
+            let (mut trial, standby) = Trial::routed("");
+            let server = if there { standby } else { trial.server };
+            let text = query(if there { "SELECT 1" } else { "DELETE FROM t" });
+            assert_eq!(trial.client_says(&text), text.len());
+            assert_eq!(trial.forwards_to(server), text.len());
+            let mut last = Vec::new();
+            let reason = ErrorText::fatal("57P01", "the database system is shutting down");
+            write::error(&mut last, &reason);
+            let both = [ANSWERED, &last].concat();
+            assert_eq!(trial.receives(server, &both), both.len());
+            assert_eq!(trial.forwards_to(trial.client), ANSWERED.len(), "there: {there}");
+            assert!(trial.closes(server) && !trial.closes(trial.client), "there: {there}");
+            assert!(trial.said_to(trial.client).is_empty(), "there: {there}");
+            trial.happens(Event::Closed { conn: server });
+            assert_eq!(trial.client_says(&text), 0, "it waits for the next one");
+        }
     }
 }
