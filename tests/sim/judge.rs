@@ -64,7 +64,7 @@ fn same(expected: &Message, got: &Message) -> bool {
 
 /// Whether an answer is more than a preface, which is not said twice.
 fn tells(tag: u8) -> bool {
-    matches!(tag, b'D' | b'C' | b'd' | b'H' | b'c' | b'I' | b's')
+    matches!(tag, b'D' | b'C' | b'd' | b'H' | b'c' | b'I' | b's' | b'E')
 }
 
 fn cell(reader: &mut Reader<'_>) -> Vec<u8> {

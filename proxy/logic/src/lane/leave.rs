@@ -276,6 +276,7 @@ impl Lane {
         let beginning = far.beginning;
         let torn = tears(far);
         let stays = !torn && !parted;
+        let closing = far.inspected.is_none() && far.ledger.is_only_closing();
         let error = far.error.take();
         let failure = opening.then(|| match &error {
             Some(error) => (**error).clone(),
@@ -312,6 +313,12 @@ impl Lane {
             } else {
                 self.waits_anew(client);
             }
+            return actions.push(Action::Resume(client));
+        }
+        if stays && !within && !open && closing && self.has_nothing_there(client) {
+            self.note_commit(now, client, actions);
+            self.waits_anew(client);
+            self.client_idles(now, client);
             return actions.push(Action::Resume(client));
         }
         // A last word that answered a query of ours its client has not heard.
@@ -372,6 +379,21 @@ impl Lane {
         (1..=GRANTS_MAX).contains(&client.grants)
             && matches!(client.phase, ClientPhase::Ready)
             && client.pins.is_empty()
+            && !client.has_said_goodbye()
+            && !client.is_partial()
+            && !self.is_leading(id)
+            && !self.is_between(id)
+    }
+
+    /// Whether a client that has been answered would have left its server by now, but for
+    /// statements that are closed there: its session is not on it.
+    fn has_nothing_there(&self, id: ConnId) -> bool {
+        let Some(client) = self.clients.get(id) else { return false };
+        let session = client.pool.is_none_or(|pool| self.is_session_mode(pool));
+        !session
+            && matches!(client.phase, ClientPhase::Ready)
+            && client.pins.is_empty()
+            && !client.hints.has(Hints::STATE | Hints::PIN)
             && !client.has_said_goodbye()
             && !client.is_partial()
             && !self.is_leading(id)

@@ -137,8 +137,10 @@ impl Lane {
             reading.stage = Stage::Off;
             return;
         }
+        let first = reading.bytes.is_empty();
         reading.bytes.extend_from_slice(message.shown);
-        if matches!(message.head.tag, b'Q' | b'S') {
+        // A Query among extended messages ends nothing: should one of these fail, it is skipped.
+        if message.head.tag == b'S' || message.head.tag == b'Q' && first {
             reading.stage = Stage::Whole;
         }
     }

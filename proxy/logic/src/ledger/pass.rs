@@ -6,6 +6,13 @@
 use super::{Copying, Entry, Expect, Ledger, Origin, SAME, Stage};
 
 impl Ledger {
+    /// Nothing is due but that pgring's own statements are closed.
+    pub fn is_only_closing(&self) -> bool {
+        let closes = |entry: &Entry| matches!(entry.expect, Expect::Close | Expect::Sync);
+        let mut due = self.due.iter();
+        !self.due.is_empty() && due.all(|entry| entry.origin == Origin::Own && closes(entry))
+    }
+
     /// Crosses off a message that answers the client, changes nothing that pgring keeps of the
     /// session, and fits; false for any other, with the ledger as it was.
     #[inline]

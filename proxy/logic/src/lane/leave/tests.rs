@@ -273,3 +273,24 @@ fn a_server_is_not_held_for_ever_by_who_has_gone() {
         assert!(trial.closes(trial.server));
     }
 }
+
+/// What is closed there is none of its client's business, who has been answered. Seed 29067.
+#[test]
+fn who_has_its_answer_outlives_the_server_that_closes_statements() {
+    let mut trial = Trial::start("pool.prepared_statements = 1");
+    trial.client_says(&query("SELECT 0"));
+    trial.server_says(&ANSWERED.repeat(2));
+    let mut both = Vec::new();
+    ask::parse(&mut both, b"one", b"SELECT 1\0\0\0").expect("it is short");
+    ask::parse(&mut both, b"two", b"SELECT 2\0\0\0").expect("it is short");
+    ask::sync(&mut both);
+    trial.client_says(&both);
+    trial.server_says(b"1\0\0\0\x041\0\0\0\x04Z\0\0\0\x05I");
+    let closed = trial.said_to(trial.server);
+    assert!(closed.starts_with(b"C") && closed.ends_with(b"S\0\0\0\x04"), "one too many is closed");
+    trial.happens(Event::Ended { conn: trial.server });
+    assert!(!trial.closes(trial.client));
+    assert!(trial.said_to(trial.client).is_empty());
+    trial.happens(Event::Closed { conn: trial.server });
+    assert_eq!(trial.client_says(&query("SELECT 1")), 0, "it waits for the next server");
+}

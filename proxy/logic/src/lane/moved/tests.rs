@@ -354,3 +354,26 @@ fn a_read_is_answered_once_wherever_its_standby_cancels_it() {
         }
     }
 }
+
+/// It is skipped with all up to the Sync, which must come there. Found by seed 35259.
+#[test]
+fn a_query_behind_a_failed_message_does_not_end_what_is_kept() {
+    let (mut trial, standby) = Trial::routed("");
+    let mut segment = Vec::new();
+    write::parse(&mut segment, b"s", b"SELECT 1\0\0\0").expect("it is short");
+    segment.extend(query("SELECT 2"));
+    let mut rest = Vec::new();
+    write::bind(&mut rest, b"", b"s");
+    write::execute(&mut rest, b"");
+    write::sync(&mut rest);
+    let all = [&segment[..], &rest].concat();
+    assert_eq!(trial.client_says(&all), segment.len(), "whether there is an `s` is yet to be told");
+    let cancelled = error("40001");
+    trial.receives(standby, &cancelled);
+    assert!(trial.is_resumed());
+    assert_eq!(trial.client_says(&rest), rest.len());
+    assert!(trial.forwards_to(standby) > 0);
+    trial.receives(standby, b"Z\0\0\0\x05I");
+    assert!(!trial.closes(trial.client));
+    assert_eq!(trial.client_says(&query("SELECT 3")), query("SELECT 3").len());
+}
