@@ -208,9 +208,12 @@ impl World {
         }
         let now = self.now;
         let Some(backend) = self.nodes[node].backends.get_mut(&link) else { return };
-        let Some(session) = &backend.session else { return };
+        let Some(session) = &mut backend.session else { return };
         let cost = session.cost(&message);
         if cost > 0 {
+            if message.tag == b'Q' {
+                session.forget_unnamed();
+            }
             let until = now + cost * MS;
             backend.busy = Some((message, until));
             return self.at(until, Happening::Node(link));

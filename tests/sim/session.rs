@@ -350,11 +350,16 @@ impl Session {
         }
     }
 
+    /// A Query begins with that, whatever becomes of it.
+    pub(crate) fn forget_unnamed(&mut self) {
+        self.prepared.remove("");
+        self.portals.remove("");
+    }
+
     fn query(&mut self, body: &[u8], out: &mut Vec<Message>) -> Result<(), Fault> {
         let sql = Reader::new(body).text().unwrap_or_default();
         let list = parse(&sql);
-        self.prepared.remove("");
-        self.portals.remove("");
+        self.forget_unnamed();
         self.start();
         if list.is_empty() {
             out.push(Message::new(b'I', []));

@@ -317,6 +317,9 @@ impl Lane {
         }
         if stays && !within && !open && closing && self.has_nothing_there(client) {
             self.note_commit(now, client, actions);
+            if self.clients.get(client).is_some_and(Client::has_said_goodbye) {
+                return self.client_parted(now, client, CloseMode::Flush, actions);
+            }
             self.waits_anew(client);
             self.client_idles(now, client);
             return actions.push(Action::Resume(client));
@@ -394,7 +397,6 @@ impl Lane {
             && matches!(client.phase, ClientPhase::Ready)
             && client.pins.is_empty()
             && !client.hints.has(Hints::STATE | Hints::PIN)
-            && !client.has_said_goodbye()
             && !client.is_partial()
             && !self.is_leading(id)
             && !self.is_between(id)
