@@ -474,7 +474,9 @@ impl Lane {
     fn refuse_all(&mut self, now: Instant, pool: usize, error: &ServerError, actions: &mut Out) {
         let waiting: Vec<ConnId> = self.pools[pool].queued().map(|(id, _)| id).collect();
         for id in waiting {
-            if self.clients.get(id).is_some_and(|client| client.wait.is_some()) {
+            // Who has gone to another node is none of those.
+            let here = |client: &Client| client.wait.is_some() && client.pool == Some(pool);
+            if self.clients.get(id).is_some_and(here) {
                 self.refuse(now, id, &error.code, &error.message, actions);
             }
         }

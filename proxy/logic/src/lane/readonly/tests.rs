@@ -3,11 +3,12 @@
 use crate::action::Address;
 use crate::id::{ConnId, Core, Secret};
 use crate::lane::trial::{Trial, error, has_error, query};
-use crate::mail::Event;
+use crate::mail::{Entrance, Event};
 use crate::parcel::Parcel;
 use crate::state::Parameters;
 use crate::time::{Duration, Instant};
 use crate::topology::Role;
+use pgring_wire::backend::write::{self as backend, ErrorText};
 use pgring_wire::client::write;
 use std::sync::Arc;
 
@@ -164,4 +165,25 @@ fn a_read_that_fails_on_each_standby_is_said_three_times() {
         trial.receives(standby, &failed);
         assert_eq!(trial.forwards_to(client), failed.len(), "it is its client's");
     }
+}
+
+/// A login that no attempt can mend is the end for those who need that standby. Who has gone to the
+/// primary meanwhile waits there.
+#[test]
+fn who_has_left_the_queue_of_a_standby_does_not_hear_why_it_is_closed() {
+    let (mut trial, standby) = Trial::routed("pool.size = 1");
+    let client = trial.enter_readonly(standby);
+    let other = trial.enter(Entrance::default());
+    let begin = query("BEGIN ISOLATION LEVEL SERIALIZABLE");
+    assert_eq!(trial.receives(other, &begin), begin.len(), "it has the primary's only server");
+    trial.loses(standby);
+    let read = query("SELECT 1");
+    assert_eq!(trial.client_says(&read), 0, "it waits for the standby");
+    assert_eq!(trial.receives(client, &read), 0, "and so does the other");
+    let next = trial.dial(trial.away());
+    let mut refusal = Vec::new();
+    backend::error(&mut refusal, &ErrorText::fatal("28P01", "password authentication failed"));
+    trial.receives(next, &refusal);
+    assert!(has_error(&trial.said_to(client), "28P01"), "it has nowhere else to go");
+    assert!(trial.said_to(trial.client).is_empty(), "it waits for the primary");
 }
