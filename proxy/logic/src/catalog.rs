@@ -11,8 +11,8 @@
 //!
 //! Trusted: that a function is as volatile as its owner says (`pg_proc.provolatile`). `PostgreSQL`
 //! itself plans by it. A standby refuses whoever lied, and the statement then runs on the primary.
-//! What names a function that somebody of the database has written ([`Catalog::believes`]) counts
-//! as a write for what its session reads next, should the primary run it: nobody is refused there.
+//! So what names a function that somebody of the database has written ([`Catalog::believes`]) is
+//! none of the reads that the primary shares.
 
 use crate::catalog::known::Known;
 use crate::catalog::rows::{Function, Relation, Rows};

@@ -110,8 +110,9 @@ pub struct Lane {
     chance: Chance,
     choice: Choice,
     wishes: KnownWishes,
-    /// Somebody has asked for a replica for a text of the segment that was looked at last.
-    replica_asked: bool,
+    /// The segment that was looked at last is none of the primary's part: somebody has asked for a
+    /// replica, or it reads by somebody's word only, which a standby would find out.
+    unshared: bool,
     /// Clients whose reads wait for a replica that shows what they must.
     behind: Vec<ConnId>,
     /// Replication clients for whom no server may be opened yet.
@@ -165,7 +166,7 @@ impl Lane {
             chance: Chance::new(hash_seed),
             choice: Choice::default(),
             wishes: KnownWishes::default(),
-            replica_asked: false,
+            unshared: false,
             behind: Vec::new(),
             gated: Vec::new(),
             behind_told: Instant::START,

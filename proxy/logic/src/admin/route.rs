@@ -17,8 +17,18 @@ pub(crate) const COLUMNS: [Column; 2] = [text("target"), text("reason")];
 /// go; `catalog`: that of the database, if it is known.
 pub fn explain(sql: &str, reads: Reads, catalog: Option<&Catalog>) -> Vec<Vec<Cell>> {
     let (replica, reason) = decide(sql, reads, catalog);
-    let shared = reads == Reads::All && hint(sql.as_bytes()) != Some(Hint::Replica);
+    let shared = reads == Reads::All
+        && hint(sql.as_bytes()) != Some(Hint::Replica)
+        && !believes(&classify(sql.as_bytes()), catalog);
     vec![vec![target(replica, shared), word(reason)]]
+}
+
+/// Whether a text only reads by somebody's word.
+fn believes(class: &Class, catalog: Option<&Catalog>) -> bool {
+    match class {
+        Class::Read(names) => catalog.is_some_and(|catalog| catalog.believes(names)),
+        Class::Begin { .. } | Class::Primary(_) => false,
+    }
 }
 
 /// `shared`: the primary takes its part of what may go to a replica.
@@ -135,7 +145,7 @@ fn row(route: &Route, (reads, catalog): (Reads, Option<&Catalog>)) -> Vec<Cell> 
         number(route.moved),
         number(route.moved * 100 / route.seen.max(1)),
         number(u64::try_from(route.time.as_micros()).unwrap_or(u64::MAX)),
-        target(replica, reads == Reads::All),
+        target(replica, reads == Reads::All && !believes(&route.class, catalog)),
         word(reason),
     ]
 }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 pub enum Verdict {
     /// Any node may run it.
     Read {
-        /// By somebody's word: where it may write, it may have.
+        /// By somebody's word, which a standby would find out.
         believed: bool,
     },
     /// It reads, but what it names may write, or is not known.

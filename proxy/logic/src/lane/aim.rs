@@ -188,18 +188,19 @@ impl Lane {
     }
 
     /// Whether the primary takes its part of such reads of a client: not of those for which
-    /// somebody has asked for a replica, and not of a transaction's that may write later.
+    /// somebody has asked for a replica, of those that are only believed to read, and of a
+    /// transaction's that may write later.
     fn is_shared(&mut self, id: ConnId, home: usize, aim: Aim) -> bool {
         self.pools[home].database.routing.reads == Reads::All
             && matches!(aim, Aim::Replica | Aim::Opens)
-            && !self.replica_asked
+            && !self.unshared
             && !self.is_deferred(id)
             && !self.is_bound(id)
     }
 
     /// What the segment that begins with these bytes asks for.
     pub(super) fn aim_of(&mut self, id: ConnId, home: usize, bytes: &[u8]) -> Aim {
-        self.replica_asked = false;
+        self.unshared = false;
         if bytes.first() == Some(&b'Q') {
             return self.aim_of_message(id, home, bytes);
         }
@@ -295,7 +296,7 @@ impl Lane {
         }
         let strict = self.pools[home].database.routing.consistency == Consistency::Strict;
         let asked = hint(text).or_else(|| self.asked_by_session(id, home));
-        self.replica_asked |= asked == Some(Hint::Replica);
+        self.unshared |= asked == Some(Hint::Replica);
         // Without a catalog nothing is a read.
         let catalog = self.pools[home].catalog.as_ref();
         let edition = catalog.map_or(0, |catalog| catalog.version());
@@ -310,12 +311,7 @@ impl Lane {
         if self.verdicts.last() != known {
             self.memo.note(text, self.verdicts.last());
         }
-        if verdict == (Verdict::Read { believed: true })
-            && let Some(client) = self.clients.get_mut(id)
-        {
-            // Should it come to the primary, it may write there, and nobody would be refused.
-            client.wrote = true;
-        }
+        self.unshared |= verdict == Verdict::Read { believed: true };
         match verdict {
             Verdict::Read { .. } | Verdict::Begin { .. } if asked == Some(Hint::Primary) => {
                 Aim::Quiet
