@@ -150,5 +150,6 @@ fn the_primary_takes_its_part_for_as_long_as_it_lives() {
     }
     let after = all();
     assert_eq!(after[0], before[0], "none goes to where the primary was");
-    assert!(after[1] > before[1] && after[2] > before[2]);
+    // One by one they may all go to one standby, if the other was just measured to be slow.
+    assert_eq!(after[1] + after[2], before[1] + before[2] + 100, "all go to standbys");
 }
