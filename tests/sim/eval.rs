@@ -87,10 +87,7 @@ impl Session {
                 }
                 let nonce = argument(0);
                 self.ran.push(nonce.clone());
-                // That it is shown later nobody promises, unless a standby has refused it.
-                if self.view.is_some() {
-                    self.own.push(nonce.clone());
-                }
+                self.own.push(nonce.clone());
                 Ok(Some(nonce))
             }
             "seen" => {

@@ -40,13 +40,6 @@ impl View {
     }
 }
 
-/// What is known of a node at a moment.
-#[derive(Clone, Copy, Debug)]
-struct Sight {
-    up: bool,
-    lsn: Lsn,
-}
-
 /// The cluster as seen by its monitor.
 #[derive(Debug, Default)]
 pub(crate) struct Replicas {
@@ -125,29 +118,26 @@ impl World {
     /// The nodes answer.
     pub(crate) fn monitor_hears(&mut self, asked: Instant, lost: u64) {
         let end = self.replicas.log.borrow().places.len() as u64;
-        let sight = |node: usize| {
+        let standing = |node: usize| {
             let lsn = Lsn(if node == 0 { end } else { self.replicas.replayed[node] });
-            Sight { up: !self.nodes[node].down && !self.nodes[node].silent, lsn }
-        };
-        let sights: Vec<Sight> = (0..self.plan.nodes).map(sight).collect();
-        let standing = |(node, sight): (usize, &Sight)| {
+            let up = !self.nodes[node].down && !self.nodes[node].silent;
             let role = if node == 0 { Role::Primary } else { Role::Standby };
             let standing = Standing {
-                role: if sight.up { role } else { Role::Unknown },
-                lsn: sight.lsn,
-                end: sight.lsn,
+                role: if up { role } else { Role::Unknown },
+                lsn,
+                end: lsn,
                 asked,
                 answered: self.instant(),
                 lost,
-                lag_bytes: end - sight.lsn.0,
+                lag_bytes: end - lsn.0,
                 weight: 1,
-                error: (!sight.up).then(|| "no answer".to_owned()),
+                error: (!up).then(|| "no answer".to_owned()),
                 ..Standing::default()
             };
             (Arc::from(format!("pg{node}")), standing)
         };
         let mut topology = Topology::default();
-        let standings = sights.iter().enumerate().map(standing).collect();
+        let standings = (0..self.plan.nodes).map(standing).collect();
         topology.clusters.insert(Arc::from("main"), standings);
         let topology = Arc::new(topology);
         for core in 0..self.plan.lanes {

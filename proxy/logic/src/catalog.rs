@@ -12,7 +12,8 @@
 //! Trusted: that a function is as volatile as its owner says (`pg_proc.provolatile`). `PostgreSQL`
 //! itself plans by it. A standby refuses whoever lied, and the statement then runs on the primary.
 //! So what names a function that somebody of the database has written ([`Catalog::believes`]) is
-//! none of the reads that the primary shares.
+//! none of the reads that the primary shares, and where the primary runs it before any standby
+//! has, it counts as a write for what its session is to read next: nobody is refused there.
 
 use crate::catalog::known::Known;
 use crate::catalog::rows::{Function, Relation, Rows};

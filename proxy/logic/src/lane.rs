@@ -113,6 +113,8 @@ pub struct Lane {
     /// The segment that was looked at last is none of the primary's part: somebody has asked for a
     /// replica, or it reads by somebody's word only, which a standby would find out.
     unshared: bool,
+    /// What was looked at last reads by somebody's word, and no standby has run it yet.
+    believed: bool,
     /// Clients whose reads wait for a replica that shows what they must.
     behind: Vec<ConnId>,
     /// Replication clients for whom no server may be opened yet.
@@ -167,6 +169,7 @@ impl Lane {
             choice: Choice::default(),
             wishes: KnownWishes::default(),
             unshared: false,
+            believed: false,
             behind: Vec::new(),
             gated: Vec::new(),
             behind_told: Instant::START,

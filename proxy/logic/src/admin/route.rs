@@ -16,10 +16,11 @@ pub(crate) const COLUMNS: [Column; 2] = [text("target"), text("reason")];
 /// Where a statement goes that comes outside a transaction. `reads`: where those of its database
 /// go; `catalog`: that of the database, if it is known.
 pub fn explain(sql: &str, reads: Reads, catalog: Option<&Catalog>) -> Vec<Vec<Cell>> {
-    let (replica, reason) = decide(sql, reads, catalog);
+    let class = classify(sql.as_bytes());
+    let (replica, reason) = decide((sql, &class), reads, catalog);
     let shared = reads == Reads::All
         && hint(sql.as_bytes()) != Some(Hint::Replica)
-        && !believes(&classify(sql.as_bytes()), catalog);
+        && !believes(&class, catalog);
     vec![vec![target(replica, shared), word(reason)]]
 }
 
@@ -40,7 +41,7 @@ fn target(replica: bool, shared: bool) -> Cell {
     })
 }
 
-fn decide(sql: &str, reads: Reads, catalog: Option<&Catalog>) -> (bool, String) {
+fn decide((sql, class): (&str, &Class), reads: Reads, catalog: Option<&Catalog>) -> (bool, String) {
     if !reads.leave() {
         return (false, "routing.reads of the database is \"primary\"".to_owned());
     }
@@ -48,7 +49,7 @@ fn decide(sql: &str, reads: Reads, catalog: Option<&Catalog>) -> (bool, String) 
     if asked == Some(Hint::Primary) {
         return (false, "a comment asks for the primary".to_owned());
     }
-    let (replica, reason) = judge(&classify(sql.as_bytes()), catalog);
+    let (replica, reason) = judge(class, catalog);
     if let (Reason::Names(_) | Reason::Unread, Some(Hint::Replica)) = (&reason, asked) {
         return (true, "a comment asks for a replica".to_owned());
     }
@@ -169,7 +170,8 @@ mod tests {
     use super::{classify, decide, explain, top};
     use crate::admin::show::Cell;
     use crate::admin::world::tests::reports;
-    use crate::catalog::Catalog;
+    use crate::catalog::rows::{Function, Rows};
+    use crate::catalog::{Catalog, Lists};
     use crate::config::Reads;
     use std::sync::Arc;
 
@@ -188,7 +190,9 @@ mod tests {
     #[test]
     fn every_answer_has_its_reason() {
         let catalog = Catalog::default();
-        let says = |sql| decide(sql, Reads::Replicas, Some(&catalog));
+        let told =
+            |sql: &str, reads, catalog| decide((sql, &classify(sql.as_bytes())), reads, catalog);
+        let says = |sql| told(sql, Reads::Replicas, Some(&catalog));
         assert_eq!(says("SELECT 1"), (true, "it only reads".to_owned()));
         for (sql, reason) in [
             ("INSERT INTO t VALUES (1)", "INSERT"),
@@ -203,8 +207,8 @@ mod tests {
             let (replica, found) = says(sql);
             assert!(!replica && found.contains(reason), "{sql}: {found}");
         }
-        assert!(!decide("SELECT 1", Reads::Primary, Some(&catalog)).0);
-        assert!(decide("SELECT 1", Reads::Replicas, None).1.contains("not known yet"));
+        assert!(!told("SELECT 1", Reads::Primary, Some(&catalog)).0);
+        assert!(told("SELECT 1", Reads::Replicas, None).1.contains("not known yet"));
         assert!(says("BEGIN READ ONLY").0);
         assert!(!says("/* pgring: primary */ SELECT 1").0);
         assert!(says("/* pgring: replica */ SELECT f()").0);
@@ -213,10 +217,19 @@ mod tests {
 
     #[test]
     fn what_the_primary_shares_may_go_anywhere() {
-        let catalog = Catalog::default();
+        let stable = Function {
+            schema: "public".to_owned(),
+            name: "stable".to_owned(),
+            volatile: false,
+            defaults: String::new(),
+            compiled: false,
+        };
+        let rows = Rows { functions: vec![stable], ..Rows::default() };
+        let catalog = Catalog::new(1, &rows, &Lists::default());
         for (sql, target) in [
             ("SELECT 1", "any"),
             ("BEGIN READ ONLY", "any"),
+            ("SELECT stable()", "replica"),
             ("/* pgring: replica */ SELECT 1", "replica"),
             ("/* pgring: replica */ SELECT f()", "replica"),
             ("/* pgring: primary */ SELECT 1", "primary"),

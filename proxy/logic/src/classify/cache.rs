@@ -14,10 +14,7 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Verdict {
     /// Any node may run it.
-    Read {
-        /// By somebody's word, which a standby would find out.
-        believed: bool,
-    },
+    Read(Trust),
     /// It reads, but what it names may write, or is not known.
     Unproven,
     /// It opens a transaction; see [`Class::Begin`].
@@ -36,6 +33,17 @@ pub enum Verdict {
         /// What names mean may be another thing behind it.
         defines: bool,
     },
+}
+
+/// Why something is a read.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Trust {
+    /// It is one.
+    Proven,
+    /// By somebody's word, and a standby has run it, which refuses writes.
+    Tried,
+    /// By somebody's word only.
+    Believed,
 }
 
 /// Whether what a read names only reads.
@@ -57,6 +65,15 @@ const ENTRY_BYTES: usize = 192;
 pub struct Mark {
     index: u32,
     stamp: u32,
+    /// The statement has failed: what it would have done nobody knows.
+    failed: bool,
+}
+
+impl Mark {
+    /// The statement that it was taken for has failed.
+    pub fn fail(&mut self) {
+        self.failed = true;
+    }
 }
 
 /// Where the statements went that are one but for their values.
@@ -166,7 +183,8 @@ impl Cache {
         let found = kept.map_or_else(|| self.find(text), Ok);
         let entry = found.as_ref().ok().and_then(|index| self.entries[*index].as_ref());
         self.last = found.as_ref().ok().zip(entry).and_then(|(&index, entry)| {
-            Some(Mark { index: u32::try_from(index).ok()?, stamp: entry.stamp })
+            let index = u32::try_from(index).ok()?;
+            Some(Mark { index, stamp: entry.stamp, failed: false })
         });
         if entry.is_some_and(|entry| entry.writes) {
             return Verdict::Primary { writes: true, defines: false };
@@ -184,8 +202,8 @@ impl Cache {
         };
         let verdict = match &*class {
             Class::Read(names) => match judge(names) {
-                Proof::Proven => Verdict::Read { believed: false },
-                Proof::Believed => Verdict::Read { believed: true },
+                Proof::Proven => Verdict::Read(Trust::Proven),
+                Proof::Believed => Verdict::Read(Trust::Believed),
                 Proof::None => Verdict::Unproven,
             },
             Class::Begin { read_only, serializable, plain } => {
@@ -226,7 +244,7 @@ impl Cache {
 
     /// A statement went to a replica (`moved`) or stayed on the primary.
     pub fn count(&mut self, mark: Mark, database: &Arc<str>, moved: bool) {
-        let Some(tally) = self.tally(mark) else { return };
+        let Some(Entry { tally, .. }) = self.entry(mark) else { return };
         tally.seen += 1;
         tally.moved += u64::from(moved);
         if tally.database.as_ref().is_none_or(|known| !Arc::ptr_eq(known, database)) {
@@ -234,10 +252,15 @@ impl Cache {
         }
     }
 
-    /// A statement took so long.
-    pub fn took(&mut self, mark: Mark, time: Duration) {
-        if let Some(tally) = self.tally(mark) {
-            tally.time += time;
+    /// A statement took so long, on a standby (`moved`) or not.
+    pub fn took(&mut self, mark: Mark, time: Duration, moved: bool) {
+        let Some(entry) = self.entry(mark) else { return };
+        entry.tally.time += time;
+        if let Some((_, Verdict::Read(trust @ Trust::Believed))) = &mut entry.verdict
+            && moved
+            && !mark.failed
+        {
+            *trust = Trust::Tried;
         }
     }
 
@@ -249,9 +272,9 @@ impl Cache {
         (entry.stamp == mark.stamp).then_some(index)
     }
 
-    fn tally(&mut self, mark: Mark) -> Option<&mut Tally> {
+    fn entry(&mut self, mark: Mark) -> Option<&mut Entry> {
         let entry = self.entries.get_mut(mark.index as usize)?.as_mut()?;
-        (entry.stamp == mark.stamp).then_some(&mut entry.tally)
+        (entry.stamp == mark.stamp).then_some(entry)
     }
 
     /// The texts that came most often, at most so many.
@@ -361,7 +384,7 @@ impl Cache {
 
 #[cfg(test)]
 mod tests {
-    use super::{Cache, ENTRY_BYTES, Proof, Verdict};
+    use super::{Cache, ENTRY_BYTES, Proof, Trust, Verdict};
     use crate::classify::classify;
     use crate::time::Duration;
     use std::sync::Arc;
@@ -390,16 +413,41 @@ mod tests {
             })
         };
         let primary = Verdict::Primary { writes: true, defines: false };
-        assert_eq!(verdict(&mut cache, 1, Proof::Proven), Verdict::Read { believed: false });
-        let read = Verdict::Read { believed: false };
+        assert_eq!(verdict(&mut cache, 1, Proof::Proven), Verdict::Read(Trust::Proven));
+        let read = Verdict::Read(Trust::Proven);
         assert_eq!(verdict(&mut cache, 1, Proof::None), read, "it is not asked again");
         assert_eq!(verdict(&mut cache, 2, Proof::None), Verdict::Unproven);
         assert_eq!(verdict(&mut cache, 3, Proof::Proven), read);
         cache.learn(b"select f(22)");
         assert_eq!(verdict(&mut cache, 4, Proof::Proven), primary);
         assert_eq!(asked, 3);
-        let believed = Verdict::Read { believed: true };
-        assert_eq!(cache.verdict(b"SELECT g()", None, 4, |_| Proof::Believed), believed);
+    }
+
+    #[test]
+    fn what_is_believed_is_tried_by_a_standby_until_names_mean_something_else() {
+        let mut cache = Cache::new(3, 1 << 20);
+        let verdict = |cache: &mut Cache, text: &str, edition| {
+            let verdict = cache.verdict(text.as_bytes(), None, edition, |_| Proof::Believed);
+            (verdict, cache.take_last().expect("it is kept"))
+        };
+        let (believed, tried) = (Verdict::Read(Trust::Believed), Verdict::Read(Trust::Tried));
+        let (first, mark) = verdict(&mut cache, "SELECT g(1)", 1);
+        assert_eq!(first, believed);
+        cache.took(mark, Duration::from_millis(1), false);
+        assert_eq!(verdict(&mut cache, "SELECT g(2)", 1).0, believed, "the primary refuses none");
+        let mut failed = mark;
+        failed.fail();
+        cache.took(failed, Duration::from_millis(1), true);
+        assert_eq!(verdict(&mut cache, "SELECT g(2)", 1).0, believed, "it failed before it wrote");
+        cache.took(mark, Duration::from_millis(1), true);
+        assert_eq!(verdict(&mut cache, "SELECT g(3)", 1).0, tried);
+        assert_eq!(verdict(&mut cache, "SELECT h(3)", 1).0, believed);
+        assert_eq!(verdict(&mut cache, "SELECT g(4)", 2).0, believed, "it may be another function");
+        cache.verdict(b"SELECT 1", None, 1, |_| Proof::Proven);
+        let proven = cache.take_last().expect("it is kept");
+        cache.took(proven, Duration::from_millis(1), true);
+        let read = cache.verdict(b"SELECT 1", None, 1, |_| Proof::None);
+        assert_eq!(read, Verdict::Read(Trust::Proven));
     }
 
     #[test]
@@ -416,8 +464,8 @@ mod tests {
         assert_eq!(one, two);
         cache.count(one, &database, true);
         cache.count(two, &database, false);
-        cache.took(one, Duration::from_millis(3));
-        cache.took(one, Duration::from_millis(4));
+        cache.took(one, Duration::from_millis(3), true);
+        cache.took(one, Duration::from_millis(4), false);
         let routes = cache.routes(10);
         let route = &routes[0];
         assert_eq!((routes.len(), &*route.statement), (1, "select a from t where b = 0"));

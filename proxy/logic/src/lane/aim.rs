@@ -8,7 +8,7 @@
 use crate::action::Action;
 use crate::catalog::Catalog;
 use crate::classify::Reason;
-use crate::classify::cache::{Proof, Verdict};
+use crate::classify::cache::{Proof, Trust, Verdict};
 use crate::classify::comment::{Hint, hint};
 use crate::config::{Consistency, Reads, Route};
 use crate::hints::Hints;
@@ -101,6 +101,7 @@ impl Lane {
         let Some(far) = self.server_ref(server) else { return false };
         if far.pool == home {
             if aims && self.is_routed(home) {
+                self.believed = false;
                 let aim = self.aim_of_message(id, home, bytes);
                 self.note_primary(id, aim);
                 self.expect_commit(id, home, bytes);
@@ -141,7 +142,6 @@ impl Lane {
     ) -> bool {
         let aim = self.aim_of(id, home, bytes);
         let aim = self.aim_of_led(id, aim, bytes);
-        self.note_primary(id, aim);
         let shared = self.is_shared(id, home, aim);
         let place = match aim {
             Aim::Replica | Aim::Guess | Aim::Opens | Aim::Begin if !self.is_bound(id) => {
@@ -174,6 +174,7 @@ impl Lane {
             Place::Refused => return false,
         };
         if pool == home {
+            self.note_primary(id, aim);
             self.expect_commit(id, home, bytes);
         }
         if let Some(client) = self.clients.get_mut(id) {
@@ -200,7 +201,7 @@ impl Lane {
 
     /// What the segment that begins with these bytes asks for.
     pub(super) fn aim_of(&mut self, id: ConnId, home: usize, bytes: &[u8]) -> Aim {
-        self.unshared = false;
+        (self.unshared, self.believed) = (false, false);
         if bytes.first() == Some(&b'Q') {
             return self.aim_of_message(id, home, bytes);
         }
@@ -236,9 +237,11 @@ impl Lane {
         !client.pins.is_empty() || self.wishes.of(&client.state).serializable
     }
 
-    /// Something that may write goes to the primary.
+    /// What was looked at last goes to the primary, where it may write, too, if it only reads by
+    /// somebody's word: nobody is refused there.
     pub(super) fn note_primary(&mut self, id: ConnId, aim: Aim) {
         let Some(client) = self.clients.get_mut(id) else { return };
+        client.wrote |= self.believed;
         if let Aim::Primary { defines } = aim {
             client.wrote = true;
             client.defines |= defines;
@@ -311,11 +314,12 @@ impl Lane {
         if self.verdicts.last() != known {
             self.memo.note(text, self.verdicts.last());
         }
-        self.unshared |= verdict == Verdict::Read { believed: true };
+        if let Verdict::Read(trust) = verdict {
+            self.unshared |= trust != Trust::Proven;
+            self.believed |= trust == Trust::Believed;
+        }
         match verdict {
-            Verdict::Read { .. } | Verdict::Begin { .. } if asked == Some(Hint::Primary) => {
-                Aim::Quiet
-            }
+            Verdict::Read(_) | Verdict::Begin { .. } if asked == Some(Hint::Primary) => Aim::Quiet,
             // Each of its statements is a read of its own.
             Verdict::Begin { .. } if strict => Aim::Quiet,
             Verdict::Unproven if asked == Some(Hint::Replica) => {
@@ -335,7 +339,7 @@ impl Lane {
             Verdict::Begin { read_only: true, serializable: false, .. } if self.follows(home) => {
                 Aim::Opens
             }
-            Verdict::Read { .. } => Aim::Replica,
+            Verdict::Read(_) => Aim::Replica,
             Verdict::Begin { .. } | Verdict::Primary { writes: false, .. } => Aim::Quiet,
             Verdict::Primary { defines, .. } => {
                 // What is temporary means nothing to anybody else.

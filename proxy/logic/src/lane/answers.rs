@@ -265,6 +265,11 @@ impl Lane {
             far.ledger.push(Expect::Sync, Origin::Own, 0);
             actions.write(id, pgring_wire::client::write::sync);
         }
+        let Some(far) = self.server_ref(id) else { return };
+        let client = far.client.and_then(|client| self.clients.get_mut(client));
+        if let Some(mark) = client.and_then(|client| client.mark.as_mut()) {
+            mark.fail();
+        }
         let Some(far) = self.server_mut(id) else { return };
         let Some(entry) = whose.filter(|entry| entry.origin == Origin::Own) else { return };
         if entry.expect != Expect::Query || entry.mark == purpose::QUIET {

@@ -239,11 +239,12 @@ impl Lane {
             counters.query_us += u64::try_from(took.as_micros()).unwrap_or(0);
             counters.query_times.observe(took);
             // Nodes are compared by how long reads take. What writes waits for others.
-            if client.aimed == Aimed::Shared || self.pools[pool].key.node.is_some() {
+            let moved = self.pools[pool].key.node.is_some();
+            if client.aimed == Aimed::Shared || moved {
                 self.pools[pool].latency.observe(now, took);
             }
             if let Some(mark) = client.mark.take() {
-                self.verdicts.took(mark, took);
+                self.verdicts.took(mark, took, moved);
             }
         }
         let counters = &mut self.pools[pool].stats;

@@ -2,7 +2,7 @@
 
 use crate::id::ConnId;
 use crate::lane::trial::standby::BEGUN;
-use crate::lane::trial::{ANSWERED, Trial, query};
+use crate::lane::trial::{ANSWERED, Trial, error, query};
 use crate::mail::{Entrance, Event};
 use crate::time::{Duration, Instant};
 use crate::topology::verdict::Health;
@@ -223,6 +223,86 @@ fn what_is_only_believed_to_read_is_not_shared() {
     assert_eq!(part(&mut trial, standby, "SELECT believed()"), 0);
     let equal = part(&mut trial, standby, READ);
     assert!((35..=65).contains(&equal), "{equal}");
+}
+
+const BELIEVED: &str = "SELECT believed()";
+
+const READ_IN_TRANSACTION: &[u8] = b"C\0\0\0\x0dSELECT 1\0Z\0\0\0\x05T";
+
+/// The monitor has asked the primary anew, a second after the start, and the standby shows all.
+fn follows(trial: &mut Trial) {
+    let asked = Instant::START + Duration::from_secs(1);
+    let primary = Standing { asked, ..standing(Role::Primary) };
+    trial.finds([Some(primary), Some(standing(Role::Standby))]);
+}
+
+/// The same for a session that reads in a transaction, and for one whose standby cannot be had.
+#[test]
+fn what_no_standby_has_run_may_have_written_where_the_primary_runs_it() {
+    let (mut trial, standby) = Trial::routed("");
+    trial.wait(Duration::from_millis(1));
+    trial.stands(Role::Unknown);
+    assert!(runs_at_home(&mut trial, standby, READ));
+    trial.stands(Role::Standby);
+    assert!(!runs_at_home(&mut trial, standby, READ), "that has written nothing");
+    trial.stands(Role::Unknown);
+    assert!(runs_at_home(&mut trial, standby, BELIEVED));
+    trial.stands(Role::Standby);
+    assert!(runs_at_home(&mut trial, standby, READ), "no standby is known to show it");
+    follows(&mut trial);
+    assert!(!runs_at_home(&mut trial, standby, BELIEVED), "it is refused there if it writes");
+    trial.stands(Role::Unknown);
+    assert!(runs_at_home(&mut trial, standby, BELIEVED));
+    follows(&mut trial);
+    assert!(!runs_at_home(&mut trial, standby, READ), "it was not");
+}
+
+#[test]
+fn what_is_read_behind_a_write_in_its_transaction_may_write_too() {
+    let (mut trial, standby) = Trial::routed("");
+    trial.wait(Duration::from_millis(1));
+    for (text, home) in [(READ, false), (BELIEVED, true)] {
+        let begin = query("BEGIN ISOLATION LEVEL SERIALIZABLE");
+        assert_eq!(trial.client_says(&begin), begin.len());
+        trial.receives(trial.server, BEGUN);
+        let read = query(text);
+        assert_eq!(trial.client_says(&read), read.len());
+        trial.receives(trial.server, READ_IN_TRANSACTION);
+        let commit = query("COMMIT");
+        assert_eq!(trial.client_says(&commit), commit.len());
+        trial.receives(trial.server, ANSWERED);
+        assert_eq!(runs_at_home(&mut trial, standby, READ), home, "{text}");
+    }
+}
+
+/// It may have failed before it came to write.
+#[test]
+fn what_has_failed_on_a_standby_has_not_been_tried() {
+    let (mut trial, standby) = Trial::routed("");
+    trial.wait(Duration::from_millis(1));
+    assert!(!is_at_home(&mut trial, standby, BELIEVED));
+    let failed = [&error("22012"), &b"Z\0\0\0\x05I"[..]].concat();
+    trial.receives(standby, &failed);
+    trial.stands(Role::Unknown);
+    assert!(runs_at_home(&mut trial, standby, BELIEVED));
+    trial.stands(Role::Standby);
+    assert!(runs_at_home(&mut trial, standby, READ), "no standby is known to show it");
+}
+
+/// Its standby would have told who only says that it reads.
+#[test]
+fn what_waited_for_a_lost_standby_may_have_written() {
+    let (mut trial, standby) = Trial::routed("pool.size = 1");
+    trial.wait(Duration::from_millis(1));
+    let other = trial.enter(Entrance::default());
+    assert!(!is_home_for(other, &mut trial, standby, READ), "it has the standby's only server");
+    assert_eq!(trial.client_says(&query(BELIEVED)), 0, "it waits");
+    trial.stands(Role::Unknown);
+    assert!(trial.is_resumed(), "the primary has a server for it");
+    assert!(runs_at_home(&mut trial, standby, BELIEVED));
+    trial.stands(Role::Standby);
+    trial.receives(standby, ANSWERED);
+    assert!(runs_at_home(&mut trial, standby, READ), "no standby is known to show it");
 }
 
 /// Whoever has seen no standby, and so is the primary's, waits for that as ever.
