@@ -193,6 +193,31 @@ fn a_read_does_not_wait_for_a_primary_that_is_gone() {
     assert!(trial.said_to(next).ends_with(&read));
 }
 
+/// It stays where it waits, and goes when there is room.
+#[test]
+fn a_read_does_not_go_to_where_nobody_more_may_wait() {
+    let (mut trial, standby) = Trial::shared("pool.size = 1\npool.waiting_max = 1");
+    let [writer, reader, waiter] = [(); 3].map(|()| trial.enter(Entrance::default()));
+    let begin = query("BEGIN ISOLATION LEVEL SERIALIZABLE");
+    assert_eq!(trial.receives(writer, &begin), begin.len(), "it has the primary's only server");
+    trial.receives(trial.server, BEGUN);
+    let asks = query("/* pgring: replica */ SELECT 1");
+    assert_eq!(trial.receives(reader, &asks), asks.len(), "it has the standby's");
+    assert_eq!(trial.forwards_to(standby), asks.len());
+    assert_eq!(trial.receives(waiter, &asks), 0, "it waits for that");
+    trial.weighs([1, 0]);
+    assert_eq!(trial.client_says(&query(READ)), 0, "it waits for the primary's");
+    let gone = [Some(standing(Role::Unknown)), Some(standing(Role::Standby))];
+    trial.finds(gone.clone());
+    trial.receives(standby, ANSWERED);
+    assert_eq!(trial.receives(waiter, &asks), asks.len());
+    trial.receives(standby, ANSWERED);
+    assert!(!trial.is_resumed(), "nobody has moved it");
+    trial.finds(gone);
+    assert!(trial.is_resumed());
+    assert!(!is_at_home(&mut trial, standby, READ));
+}
+
 /// It is on its way to the primary with all that it has to say: nobody is to take that from it.
 #[test]
 fn a_read_that_its_standby_did_not_answer_stays_with_the_primary() {
