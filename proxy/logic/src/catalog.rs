@@ -13,7 +13,9 @@
 //! itself plans by it. A standby refuses whoever lied, and the statement then runs on the primary.
 //! So what names a function that somebody of the database has written ([`Catalog::believes`]) is
 //! none of the reads that the primary shares, and where the primary runs it before any standby
-//! has, it counts as a write for what its session is to read next: nobody is refused there.
+//! has, it counts as a write for what its session is to read next: nobody is refused there. One
+//! text stands for all values and every `search_path`: what writes for some of them only, and was
+//! tried with others, is found out when a standby runs it with these.
 
 use crate::catalog::known::Known;
 use crate::catalog::rows::{Function, Relation, Rows};

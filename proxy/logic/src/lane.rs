@@ -62,6 +62,7 @@ use crate::classify::cache::Cache;
 use crate::config::Config;
 use crate::dice::{Chance, Dice};
 use crate::id::{ConnId, Core, PoolKey, Side};
+use crate::lane::aim::Seen;
 use crate::lane::balance::Choice;
 use crate::lane::client::{Client, Login, Nothing, Unnamed};
 use crate::lane::nodes::Place;
@@ -110,11 +111,7 @@ pub struct Lane {
     chance: Chance,
     choice: Choice,
     wishes: KnownWishes,
-    /// The segment that was looked at last is none of the primary's part: somebody has asked for a
-    /// replica, or it reads by somebody's word only, which a standby would find out.
-    unshared: bool,
-    /// What was looked at last reads by somebody's word, and no standby has run it yet.
-    believed: bool,
+    seen: Seen,
     /// Clients whose reads wait for a replica that shows what they must.
     behind: Vec<ConnId>,
     /// Replication clients for whom no server may be opened yet.
@@ -168,8 +165,7 @@ impl Lane {
             chance: Chance::new(hash_seed),
             choice: Choice::default(),
             wishes: KnownWishes::default(),
-            unshared: false,
-            believed: false,
+            seen: Seen::default(),
             behind: Vec::new(),
             gated: Vec::new(),
             behind_told: Instant::START,

@@ -66,6 +66,18 @@ impl Aim {
     }
 }
 
+/// What the texts are that were looked at last: of a message, or of a segment.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seen {
+    /// They are none of the primary's part: somebody has asked for a replica, or they read by
+    /// somebody's word, which a standby would find out.
+    unshared: bool,
+    /// They read by somebody's word, and no standby has run one of them yet.
+    believed: bool,
+    /// How many there are.
+    texts: usize,
+}
+
 impl Lane {
     /// Whether reads of a pool's clients may go to replicas.
     pub(super) fn is_routed(&self, pool: usize) -> bool {
@@ -101,7 +113,7 @@ impl Lane {
         let Some(far) = self.server_ref(server) else { return false };
         if far.pool == home {
             if aims && self.is_routed(home) {
-                self.believed = false;
+                self.seen = Seen::default();
                 let aim = self.aim_of_message(id, home, bytes);
                 self.note_primary(id, aim);
                 self.expect_commit(id, home, bytes);
@@ -194,14 +206,14 @@ impl Lane {
     fn is_shared(&mut self, id: ConnId, home: usize, aim: Aim) -> bool {
         self.pools[home].database.routing.reads == Reads::All
             && matches!(aim, Aim::Replica | Aim::Opens)
-            && !self.unshared
+            && !self.seen.unshared
             && !self.is_deferred(id)
             && !self.is_bound(id)
     }
 
     /// What the segment that begins with these bytes asks for.
     pub(super) fn aim_of(&mut self, id: ConnId, home: usize, bytes: &[u8]) -> Aim {
-        (self.unshared, self.believed) = (false, false);
+        self.seen = Seen::default();
         if bytes.first() == Some(&b'Q') {
             return self.aim_of_message(id, home, bytes);
         }
@@ -221,7 +233,11 @@ impl Lane {
 
     /// The text that was looked at last goes to a replica, or to the primary.
     pub(super) fn count_route(&mut self, id: ConnId, home: usize, moved: bool) {
-        let mark = self.verdicts.take_last();
+        let mut mark = self.verdicts.take_last();
+        if let Some(mark) = mark.as_mut().filter(|_| self.seen.texts > 1) {
+            // Which of them was run nobody looks at.
+            mark.doubt();
+        }
         if let Some(client) = self.clients.get_mut(id) {
             client.mark = mark;
         }
@@ -241,7 +257,7 @@ impl Lane {
     /// somebody's word: nobody is refused there.
     pub(super) fn note_primary(&mut self, id: ConnId, aim: Aim) {
         let Some(client) = self.clients.get_mut(id) else { return };
-        client.wrote |= self.believed;
+        client.wrote |= self.seen.believed;
         if let Aim::Primary { defines } = aim {
             client.wrote = true;
             client.defines |= defines;
@@ -299,7 +315,8 @@ impl Lane {
         }
         let strict = self.pools[home].database.routing.consistency == Consistency::Strict;
         let asked = hint(text).or_else(|| self.asked_by_session(id, home));
-        self.unshared |= asked == Some(Hint::Replica);
+        self.seen.texts += 1;
+        self.seen.unshared |= asked == Some(Hint::Replica);
         // Without a catalog nothing is a read.
         let catalog = self.pools[home].catalog.as_ref();
         let edition = catalog.map_or(0, |catalog| catalog.version());
@@ -315,8 +332,8 @@ impl Lane {
             self.memo.note(text, self.verdicts.last());
         }
         if let Verdict::Read(trust) = verdict {
-            self.unshared |= trust != Trust::Proven;
-            self.believed |= trust == Trust::Believed;
+            self.seen.unshared |= trust != Trust::Proven;
+            self.seen.believed |= trust == Trust::Believed;
         }
         match verdict {
             Verdict::Read(_) | Verdict::Begin { .. } if asked == Some(Hint::Primary) => Aim::Quiet,
@@ -420,29 +437,6 @@ impl Lane {
         let Some(statement) = client.names.get(name) else { return Aim::PRIMARY };
         let body = self.texts.body(statement).clone();
         self.aim_of_text(id, home, super::lending::text_of(&body))
-    }
-
-    /// A node cannot be reached: whoever waits for a replica goes to the primary, and reads that
-    /// the primary shares go to a replica.
-    pub(super) fn fall_back(&mut self, now: Instant, pool: usize, actions: &mut Out) {
-        if self.pools[pool].key.node.is_none() {
-            return self.spread(now, pool, actions);
-        }
-        let waiting: Vec<ConnId> = self.pools[pool].queued().map(|(id, _)| id).collect();
-        for id in waiting {
-            let Some(client) = self.clients.get_mut(id) else { continue };
-            if client.wait.is_none() || client.pool != Some(pool) {
-                continue;
-            }
-            if client.readonly {
-                self.seek_another(now, id, actions);
-                continue;
-            }
-            client.wait = None;
-            client.pool = client.home;
-            self.pools[pool].unqueue();
-            self.wait_for_server(now, id, actions);
-        }
     }
 
     /// A client has said a message that needed no server: behind the end of its segment the next

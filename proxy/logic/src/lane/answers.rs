@@ -268,7 +268,7 @@ impl Lane {
         let Some(far) = self.server_ref(id) else { return };
         let client = far.client.and_then(|client| self.clients.get_mut(client));
         if let Some(mark) = client.and_then(|client| client.mark.as_mut()) {
-            mark.fail();
+            mark.doubt();
         }
         let Some(far) = self.server_mut(id) else { return };
         let Some(entry) = whose.filter(|entry| entry.origin == Origin::Own) else { return };

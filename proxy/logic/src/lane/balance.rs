@@ -218,6 +218,29 @@ impl Lane {
         }
     }
 
+    /// A node cannot be reached: whoever waits for a replica goes to the primary, and reads that
+    /// the primary shares go to a replica.
+    pub(super) fn fall_back(&mut self, now: Instant, pool: usize, actions: &mut Out) {
+        if self.pools[pool].key.node.is_none() {
+            return self.spread(now, pool, actions);
+        }
+        let waiting: Vec<ConnId> = self.pools[pool].queued().map(|(id, _)| id).collect();
+        for id in waiting {
+            let Some(client) = self.clients.get_mut(id) else { continue };
+            if client.wait.is_none() || client.pool != Some(pool) {
+                continue;
+            }
+            if client.readonly {
+                self.seek_another(now, id, actions);
+                continue;
+            }
+            client.wait = None;
+            client.pool = client.home;
+            self.pools[pool].unqueue();
+            self.wait_for_server(now, id, actions);
+        }
+    }
+
     /// Where the nodes stand is known anew, or the primary cannot be reached. If it takes no part
     /// of the reads for now, those that wait for it go to standbys that are fit for them.
     pub(super) fn spread(&mut self, now: Instant, home: usize, actions: &mut Out) {

@@ -233,6 +233,7 @@ impl Lane {
         let Some(client) = self.clients.get_mut(id) else { return };
         client.requested = now;
         client.dropping.clear();
+        let mark = client.mark.take();
         let counters = &mut self.pools[pool].stats;
         if let Some(since) = client.query_since.take() {
             let took = now.since(since);
@@ -243,7 +244,7 @@ impl Lane {
             if client.aimed == Aimed::Shared || moved {
                 self.pools[pool].latency.observe(now, took);
             }
-            if let Some(mark) = client.mark.take() {
+            if let Some(mark) = mark {
                 self.verdicts.took(mark, took, moved);
             }
         }

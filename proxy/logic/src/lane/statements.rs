@@ -243,6 +243,12 @@ impl Lane {
     /// is due.
     pub(super) fn evict_at_rest(&mut self, server: ConnId, actions: &mut Out) -> bool {
         let Some(far) = self.server_ref(server) else { return false };
+        let client = far.client.and_then(|id| self.clients.get(id));
+        let stays = client.is_some_and(|client| !client.pins.is_empty());
+        if far.unfit && far.status == b'I' && !stays && !self.is_session_mode(far.pool) {
+            // It is closed, and all that it has with it.
+            return false;
+        }
         let settings = &self.pools[far.pool].settings;
         let limits = (settings.prepared_statements, settings.prepared_bytes);
         if !self.evict(server, limits, actions) {

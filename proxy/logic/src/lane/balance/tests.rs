@@ -7,6 +7,7 @@ use crate::mail::{Entrance, Event};
 use crate::time::{Duration, Instant};
 use crate::topology::verdict::Health;
 use crate::topology::{Lsn, Role, Standing};
+use pgring_wire::client::write as ask;
 
 const READ: &str = "SELECT 1";
 
@@ -300,18 +301,61 @@ fn what_is_read_behind_a_write_in_its_transaction_may_write_too() {
     }
 }
 
-/// It may have failed before it came to write.
-#[test]
-fn what_has_failed_on_a_standby_has_not_been_tried() {
-    let (mut trial, standby) = Trial::routed("");
+/// The primary runs it, and it counts as a write there.
+fn may_have_written(mut trial: Trial, standby: ConnId) {
     trial.wait(Duration::from_millis(1));
-    assert!(!is_at_home(&mut trial, standby, BELIEVED));
-    let failed = [&error("22012"), &b"Z\0\0\0\x05I"[..]].concat();
-    trial.receives(standby, &failed);
     trial.stands(Role::Unknown);
     assert!(runs_at_home(&mut trial, standby, BELIEVED));
     trial.stands(Role::Standby);
     assert!(runs_at_home(&mut trial, standby, READ), "no standby is known to show it");
+}
+
+/// It may have failed before it came to write.
+#[test]
+fn what_has_failed_on_a_standby_has_not_been_tried() {
+    let (mut trial, standby) = Trial::routed("");
+    assert!(!is_at_home(&mut trial, standby, BELIEVED));
+    let failed = [&error("22012"), &b"Z\0\0\0\x05I"[..]].concat();
+    trial.receives(standby, &failed);
+    may_have_written(trial, standby);
+}
+
+/// A segment looks at more than it runs.
+#[test]
+fn what_was_only_parsed_on_a_standby_has_not_been_tried() {
+    let (mut trial, standby) = Trial::routed("");
+    let mut segment = Vec::new();
+    ask::parse(&mut segment, b"one", b"SELECT 1\0\0\0").expect("it is short");
+    ask::parse(&mut segment, b"two", format!("{BELIEVED}\0\0\0").as_bytes()).expect("short");
+    ask::bind(&mut segment, b"", b"one");
+    ask::execute(&mut segment, b"");
+    ask::sync(&mut segment);
+    assert_eq!(trial.client_says(&segment), segment.len());
+    assert!(trial.forwards_to(standby) > 0);
+    trial.receives(standby, b"1\0\0\0\x041\0\0\0\x042\0\0\0\x04");
+    trial.receives(standby, ANSWERED);
+    assert_eq!(trial.lane.idle_servers(), 2);
+    may_have_written(trial, standby);
+}
+
+#[test]
+fn what_was_only_described_is_not_what_its_transaction_ran() {
+    let (mut trial, standby) = Trial::routed("");
+    trial.begin();
+    let mut segment = Vec::new();
+    ask::parse(&mut segment, b"", format!("{BELIEVED}\0\0\0").as_bytes()).expect("short");
+    ask::describe(&mut segment, b'S', b"");
+    ask::sync(&mut segment);
+    assert_eq!(trial.client_says(&segment), segment.len());
+    assert!(trial.forwards_to(standby) > 0);
+    trial.receives(standby, BEGUN);
+    trial.receives(standby, b"1\0\0\0\x04t\0\0\0\x06\0\0n\0\0\0\x04Z\0\0\0\x05T");
+    let commit = query("COMMIT");
+    assert_eq!(trial.client_says(&commit), commit.len());
+    assert_eq!(trial.forwards_to(standby), commit.len());
+    trial.receives(standby, ANSWERED);
+    assert_eq!(trial.lane.idle_servers(), 2);
+    may_have_written(trial, standby);
 }
 
 /// Its standby would have told who only says that it reads.

@@ -294,3 +294,23 @@ fn who_has_its_answer_outlives_the_server_that_closes_statements() {
     trial.happens(Event::Closed { conn: trial.server });
     assert_eq!(trial.client_says(&query("SELECT 1")), 0, "it waits for the next server");
 }
+
+/// The same, and it says its last word before pgring has read what it has answered.
+#[test]
+fn who_has_its_answer_outlives_a_last_word_right_behind_it() {
+    let mut trial = Trial::start("pool.prepared_statements = 1");
+    trial.client_says(&query("SELECT 0"));
+    trial.server_says(&ANSWERED.repeat(2));
+    let mut both = Vec::new();
+    ask::parse(&mut both, b"one", b"SELECT 1\0\0\0").expect("it is short");
+    ask::parse(&mut both, b"two", b"SELECT 2\0\0\0").expect("it is short");
+    ask::sync(&mut both);
+    trial.client_says(&both);
+    let answered = b"1\0\0\0\x041\0\0\0\x04Z\0\0\0\x05I";
+    trial.server_says(&[&answered[..], &error("57P01")].concat());
+    assert_eq!(trial.forwards_to(trial.client), answered.len(), "no more than that");
+    assert!(!trial.closes(trial.client) && trial.said_to(trial.client).is_empty());
+    trial.happens(Event::Ended { conn: trial.server });
+    trial.happens(Event::Closed { conn: trial.server });
+    assert_eq!(trial.client_says(&query("SELECT 1")), 0, "it waits for the next server");
+}
