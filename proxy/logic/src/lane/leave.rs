@@ -371,6 +371,7 @@ impl Lane {
             return false;
         }
         far.unfit = true;
+        self.unstall(id, actions);
         self.settle(now, id, actions);
         self.server_ref(id).is_none_or(|far| far.client.is_none())
     }

@@ -314,3 +314,21 @@ fn who_has_its_answer_outlives_a_last_word_right_behind_it() {
     trial.happens(Event::Closed { conn: trial.server });
     assert_eq!(trial.client_says(&query("SELECT 1")), 0, "it waits for the next server");
 }
+
+/// Nothing else would come for what it has said since, and what had to wait for the answer. Seed
+/// 32009.
+#[test]
+fn who_leaves_a_dying_server_is_looked_at_again() {
+    let mut trial = Trial::start("");
+    trial.client_says(&query("SELECT 0"));
+    trial.server_says(&ANSWERED.repeat(2));
+    let mut segment = Vec::new();
+    ask::parse(&mut segment, b"s", b"SELECT 1\0\0\0").expect("it is short");
+    ask::sync(&mut segment);
+    assert_eq!(trial.client_says(&segment.repeat(2)), segment.len(), "one name, two meanings");
+    trial.server_says(&[&b"1\0\0\0\x04Z\0\0\0\x05I"[..], &error("57P01")].concat());
+    assert!(!trial.closes(trial.client) && trial.is_resumed());
+    trial.happens(Event::Ended { conn: trial.server });
+    trial.happens(Event::Closed { conn: trial.server });
+    assert_eq!(trial.client_says(&segment), 0, "it waits for the next server");
+}
