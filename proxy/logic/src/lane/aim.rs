@@ -136,7 +136,10 @@ impl Lane {
         // is one segment after the other, each of which is aimed when the replica is left behind.
         let begun = far.ledger.is_unsynced() || self.is_begun(id);
         let leaves = far.ledger.is_waiting() || far.cancels > 0;
-        let busy = far.status == b'I' && !begun && leaves;
+        // What is said to the replica before a client has said anything there makes it that
+        // client's. Who waited for the end of that would be done with it, having asked nothing.
+        let comes = client.grants > 0 && !far.ledger.is_clients();
+        let busy = far.status == b'I' && !begun && leaves && !comes;
         if let Some(client) = self.clients.get_mut(id) {
             client.stalled |= busy;
         }

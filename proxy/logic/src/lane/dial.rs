@@ -348,7 +348,9 @@ impl Lane {
         let Some(far) = self.server_mut(id) else { return };
         let recovery = match far.reported.get("in_hot_standby").map(String::as_str) {
             Some(value) => value == "on",
-            None if matches!(far.phase, Phase::Asked) || !far.counted => far.unfit,
+            None if matches!(far.phase, Phase::Asked) || !far.counted => {
+                core::mem::take(&mut far.unfit)
+            }
             None => {
                 far.phase = Phase::Asked;
                 let sql = "SELECT pg_catalog.pg_is_in_recovery()";

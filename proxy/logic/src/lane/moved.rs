@@ -344,6 +344,8 @@ impl Lane {
     /// not do that, another replica.
     pub(super) fn go_home(&mut self, now: Instant, id: ConnId, actions: &mut Out) {
         self.lead_again(id);
+        // All of it is said again there, and not twice.
+        self.land(id);
         let Some(client) = self.clients.get_mut(id) else { return };
         let Some(home) = client.home else { return };
         client.server = None;

@@ -229,9 +229,31 @@ impl Lane {
 #[cfg(test)]
 mod tests {
     use crate::lane::trial::{ANSWERED, Trial, query};
+    use crate::mail::Event;
     use pgring_wire::client::write;
 
     const CHANGED: &[u8] = b"E\0\0\0\x2dSERROR\0C0A000\0Mx\0RRevalidateCachedQuery\0\0";
+
+    /// A standby that fails in the middle of it is left with all that was said there.
+    #[test]
+    fn a_flight_that_fails_on_a_standby_that_ends_is_the_primarys() {
+        let (mut trial, standby) = Trial::routed("");
+        let mut parse = Vec::new();
+        write::parse(&mut parse, b"s", b"SELECT 1\0\0\0").expect("it is short");
+        write::sync(&mut parse);
+        assert_eq!(trial.client_says(&parse), parse.len());
+        trial.receives(standby, b"1\0\0\0\x04Z\0\0\0\x05I");
+        let mut run = Vec::new();
+        write::bind(&mut run, b"", b"s");
+        write::execute(&mut run, b"");
+        write::sync(&mut run);
+        assert_eq!(trial.client_says(&run), run.len());
+        trial.receives(standby, CHANGED);
+        assert!(trial.said_to(trial.client).is_empty(), "it is cured");
+        trial.happens(Event::Ended { conn: standby });
+        assert!(!trial.closes(trial.client) && trial.said_to(trial.client).is_empty());
+        assert!(trial.said_to(trial.server).ends_with(b"S\0\0\0\x04"), "it is said again");
+    }
 
     /// The error and the `ReadyForQuery` behind it may come one by one.
     #[test]

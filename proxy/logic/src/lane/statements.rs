@@ -101,7 +101,8 @@ impl Lane {
     /// pgbench does, would otherwise wait for servers they hold themselves.)
     fn parse_by_memory(&mut self, id: ConnId, message: Message<'_>, actions: &mut Out) -> bool {
         let Some(client) = self.clients.get(id) else { return false };
-        let Some(pool) = client.pool.filter(|_| client.server.is_none()) else { return false };
+        let away = client.server.is_none() && client.wait.is_none();
+        let Some(pool) = client.pool.filter(|_| away) else { return false };
         let Some(Ok(parse)) = message.body().map(Parse::read) else { return false };
         if parse.name.is_empty() || client.names.get(parse.name).is_some() {
             return false;

@@ -107,6 +107,16 @@ impl Trial {
         client
     }
 
+    /// The same, with a parameter that servers are to be told of.
+    pub(super) fn enter_in(&mut self, entrance: Entrance, style: &str) -> ConnId {
+        let client = self.lane.accept(self.now, Peer::Unix(0), entrance);
+        let mut hello = Vec::new();
+        let named = [("user", "app"), ("database", "app"), ("datestyle", style)];
+        write::startup(&mut hello, 3, 0, named);
+        self.receives(client, &hello);
+        client
+    }
+
     /// A pool opens a server, which somebody waits for.
     pub(super) fn open(&mut self, pool: usize, in_hot_standby: &str) -> ConnId {
         let server = self.dial(pool);

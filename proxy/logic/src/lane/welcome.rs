@@ -160,7 +160,14 @@ impl Lane {
             far.unfit = true;
             return self.fatal(now, id, &text, actions);
         }
-        let Some(base) = self.pools[pool].base.clone() else { return };
+        let Some(base) = self.pools[pool].base.clone() else {
+            // The pool has begun anew meanwhile. What this server reports is the client's.
+            if let Some(client) = self.clients.get_mut(id) {
+                client.state = Arc::clone(&client.startup);
+            }
+            let overlay = Arc::clone(&self.nothing.parameters);
+            return self.greet(now, id, &reported, &overlay, actions);
+        };
         let overlay: Parameters = reported
             .iter()
             .filter(|(name, value)| base.get(*name) != Some(*value))
@@ -291,7 +298,22 @@ fn printable(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::{beyond, printable};
+    use crate::lane::trial::{ANSWERED, Trial, query};
+    use crate::mail::Entrance;
     use crate::state::Parameters;
+
+    /// Its startup parameters are being tried on a server that is of the past by then.
+    #[test]
+    fn who_is_let_in_while_the_nodes_change_is_greeted() {
+        let mut trial = Trial::start_before(2, "monitor.user = \"app\"");
+        let client = trial.enter_in(Entrance::default(), "German");
+        assert!(trial.said_to(trial.server).starts_with(b"Q"), "its parameters are tried");
+        trial.reloads("127.0.0.9:5432", false);
+        trial.receives(trial.server, ANSWERED);
+        assert!(trial.said_to(client).ends_with(b"Z\0\0\0\x05I"), "it is in");
+        assert!(trial.closes(trial.server) && !trial.closes(client));
+        assert_eq!(trial.receives(client, &query("SELECT 1")), 0, "it waits for a new one");
+    }
 
     #[test]
     fn what_servers_report_anyway_is_no_session_state() {

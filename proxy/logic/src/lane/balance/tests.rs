@@ -417,3 +417,29 @@ fn a_read_waits_no_longer_for_being_looked_at() {
     trial.wait(Duration::from_millis(200));
     assert!(trial.is_resumed(), "it is refused");
 }
+
+/// It waits for a server by then, whatever others have made known of what it said.
+#[test]
+fn a_read_that_has_waited_for_a_standby_is_in_one_queue_only() {
+    let (mut trial, _) = Trial::routed("pool.size = 1\nrouting.read_wait_max = \"50ms\"");
+    trial.wait(Duration::from_millis(1));
+    let write = query("DELETE FROM t");
+    assert_eq!(trial.client_says(&write), write.len());
+    trial.receives(trial.server, ANSWERED);
+    let other = trial.enter(Entrance::default());
+    let begin = query("BEGIN ISOLATION LEVEL SERIALIZABLE");
+    assert_eq!(trial.receives(other, &begin), begin.len(), "it has the primary's only server");
+    trial.receives(trial.server, BEGUN);
+    let mut parse = Vec::new();
+    ask::parse(&mut parse, b"s", b"SELECT 1\0\0\0").expect("it is short");
+    ask::sync(&mut parse);
+    assert_eq!(trial.client_says(&parse), 0, "it waits for a standby that shows the write");
+    trial.wait(Duration::from_millis(100));
+    assert!(trial.is_resumed());
+    assert_eq!(trial.client_says(&parse), 0, "now for the primary's");
+    assert_eq!(trial.receives(other, &parse), parse.len());
+    trial.receives(trial.server, b"1\0\0\0\x04Z\0\0\0\x05T");
+    trial.stands(Role::Standby);
+    assert_eq!(trial.client_says(&parse), 0, "it does so still");
+    assert!(trial.said_to(trial.client).is_empty());
+}

@@ -2,7 +2,7 @@
 
 use crate::action::Address;
 use crate::id::{ConnId, Core, Secret};
-use crate::lane::trial::{Trial, error, has_error, query};
+use crate::lane::trial::{ANSWERED, Trial, error, has_error, query};
 use crate::mail::{Entrance, Event};
 use crate::parcel::Parcel;
 use crate::state::Parameters;
@@ -186,4 +186,55 @@ fn who_has_left_the_queue_of_a_standby_does_not_hear_why_it_is_closed() {
     trial.receives(next, &refusal);
     assert!(has_error(&trial.said_to(client), "28P01"), "it has nowhere else to go");
     assert!(trial.said_to(trial.client).is_empty(), "it waits for the primary");
+}
+
+/// Who waited for the standby to be made its own was done with it then, having said nothing, and
+/// the next one in its turn, for ever.
+#[test]
+fn who_is_granted_a_standby_in_another_state_keeps_it_until_it_has_asked() {
+    let (mut trial, standby) = Trial::routed("pool.size = 1");
+    let readonly = Entrance { readonly: true, ..Entrance::default() };
+    let styles = ["German", "SQL"];
+    let clients = styles.map(|style| {
+        let client = trial.enter_in(readonly, style);
+        assert!(trial.said_to(standby).starts_with(b"Q"), "its parameters are tried");
+        trial.receives(standby, ANSWERED);
+        assert!(trial.said_to(client).ends_with(b"Z\0\0\0\x05I"), "it is in");
+        client
+    });
+    let read = query("SELECT 1");
+    assert_eq!(trial.client_says(&read), read.len());
+    let ask = query("SELECT who_knows()");
+    for client in clients {
+        assert_eq!(trial.receives(client, &ask), 0, "it waits");
+    }
+    trial.receives(standby, &ANSWERED.repeat(2));
+    for (client, style) in clients.into_iter().zip(styles) {
+        let told = trial.said_to(standby);
+        assert!(told.windows(style.len()).any(|part| part == style.as_bytes()), "{style}");
+        assert_eq!(trial.receives(client, &ask), ask.len());
+        assert_eq!(trial.forwards_to(standby), ask.len());
+        trial.receives(standby, &ANSWERED.repeat(2));
+    }
+}
+
+/// One that does not report `in_hot_standby`, as before `PostgreSQL` 14, is asked.
+#[test]
+fn a_standby_that_has_to_be_asked_what_it_is_serves() {
+    let (mut trial, standby) = Trial::routed("");
+    let client = trial.enter_readonly(standby);
+    trial.loses(standby);
+    let read = query("SELECT 1");
+    assert_eq!(trial.receives(client, &read), 0, "it waits");
+    let old = trial.dial(trial.away());
+    let mut welcome = Vec::new();
+    backend::authentication_ok(&mut welcome);
+    backend::backend_key_data(&mut welcome, 42, &[1, 2, 3, 4]);
+    backend::ready_for_query(&mut welcome, b'I');
+    assert_eq!(trial.receives(old, &welcome), welcome.len());
+    assert!(trial.said_to(old).ends_with(b"pg_is_in_recovery()\0"));
+    trial.receives(old, &[&b"D\0\0\0\x0b\0\x01\0\0\0\x01t"[..], ANSWERED].concat());
+    assert!(!trial.closes(old));
+    assert_eq!(trial.receives(client, &read), read.len());
+    assert_eq!(trial.forwards_to(old), read.len());
 }
