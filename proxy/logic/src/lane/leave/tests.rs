@@ -274,9 +274,8 @@ fn a_server_is_not_held_for_ever_by_who_has_gone() {
     }
 }
 
-/// What is closed there is none of its client's business, who has been answered. Seed 29067.
-#[test]
-fn who_has_its_answer_outlives_the_server_that_closes_statements() {
+/// A client prepares one statement more than its server may keep.
+fn prepares_two() -> Trial {
     let mut trial = Trial::start("pool.prepared_statements = 1");
     trial.client_says(&query("SELECT 0"));
     trial.server_says(&ANSWERED.repeat(2));
@@ -285,7 +284,17 @@ fn who_has_its_answer_outlives_the_server_that_closes_statements() {
     ask::parse(&mut both, b"two", b"SELECT 2\0\0\0").expect("it is short");
     ask::sync(&mut both);
     trial.client_says(&both);
-    trial.server_says(b"1\0\0\0\x041\0\0\0\x04Z\0\0\0\x05I");
+    trial
+}
+
+/// What is answered to that.
+const PREPARED: &[u8] = b"1\0\0\0\x041\0\0\0\x04Z\0\0\0\x05I";
+
+/// What is closed there is none of its client's business, who has been answered. Seed 29067.
+#[test]
+fn who_has_its_answer_outlives_the_server_that_closes_statements() {
+    let mut trial = prepares_two();
+    trial.server_says(PREPARED);
     let closed = trial.said_to(trial.server);
     assert!(closed.starts_with(b"C") && closed.ends_with(b"S\0\0\0\x04"), "one too many is closed");
     trial.happens(Event::Ended { conn: trial.server });
@@ -298,17 +307,9 @@ fn who_has_its_answer_outlives_the_server_that_closes_statements() {
 /// The same, and it says its last word before pgring has read what it has answered.
 #[test]
 fn who_has_its_answer_outlives_a_last_word_right_behind_it() {
-    let mut trial = Trial::start("pool.prepared_statements = 1");
-    trial.client_says(&query("SELECT 0"));
-    trial.server_says(&ANSWERED.repeat(2));
-    let mut both = Vec::new();
-    ask::parse(&mut both, b"one", b"SELECT 1\0\0\0").expect("it is short");
-    ask::parse(&mut both, b"two", b"SELECT 2\0\0\0").expect("it is short");
-    ask::sync(&mut both);
-    trial.client_says(&both);
-    let answered = b"1\0\0\0\x041\0\0\0\x04Z\0\0\0\x05I";
-    trial.server_says(&[&answered[..], &error("57P01")].concat());
-    assert_eq!(trial.forwards_to(trial.client), answered.len(), "no more than that");
+    let mut trial = prepares_two();
+    trial.server_says(&[PREPARED, &error("57P01")].concat());
+    assert_eq!(trial.forwards_to(trial.client), PREPARED.len(), "no more than that");
     assert!(!trial.closes(trial.client) && trial.said_to(trial.client).is_empty());
     trial.happens(Event::Ended { conn: trial.server });
     trial.happens(Event::Closed { conn: trial.server });
