@@ -95,8 +95,13 @@ impl Trial {
     }
 
     fn says_hello(&mut self, client: ConnId) {
+        self.says_hello_with(client, None);
+    }
+
+    fn says_hello_with(&mut self, client: ConnId, parameter: Option<(&str, &str)>) {
+        let named = [("user", "app"), ("database", "app")].into_iter().chain(parameter);
         let mut hello = Vec::new();
-        write::startup(&mut hello, 3, 0, [("user", "app"), ("database", "app")]);
+        write::startup(&mut hello, 3, 0, named);
         self.receives(client, &hello);
     }
 
@@ -110,10 +115,7 @@ impl Trial {
     /// The same, with a parameter that servers are to be told of.
     pub(super) fn enter_in(&mut self, entrance: Entrance, style: &str) -> ConnId {
         let client = self.lane.accept(self.now, Peer::Unix(0), entrance);
-        let mut hello = Vec::new();
-        let named = [("user", "app"), ("database", "app"), ("datestyle", style)];
-        write::startup(&mut hello, 3, 0, named);
-        self.receives(client, &hello);
+        self.says_hello_with(client, Some(("datestyle", style)));
         client
     }
 
